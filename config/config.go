@@ -1,0 +1,75 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is one whole configuration, checked and with defaults filled in.
+type Config struct {
+	File       string            // path it was read from, "" for a reader
+	Interfaces []Interface       // in the order of the file
+	Policies   map[string]Policy // always holds "default"
+	Services   []Service         // in the order of the file
+	Drain      Drain
+	Admin      Admin
+}
+
+// Interface is a network card to take from the kernel, and its place in the network.
+type Interface struct {
+	Name      string         // kernel name of the card, and the name services use
+	Addresses []netip.Prefix // own addresses with their prefix length
+	Gateways  []netip.Addr   // default gateways, at most one per address family
+	Routes    []Route        // further static routes
+	MTU       int            // bytes; 0 leaves the card's MTU
+	Queues    int            // rx sockets in one PACKET_FANOUT group; 0 picks by cores
+	AcceptRA  bool           // IPv6 router advertisements are obeyed (RFC 4861 6.3)
+	Pos       Pos
+}
+
+// Route is one static route out of an Interface.
+type Route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
+
+// Service is something that listens.
+type Service struct {
+	Name           string
+	Type           string   // "proxy", "echo", "discard", "daytime", "chargen"
+	Listen         []Listen // at least one
+	Policy         string   // a key of Config.Policies
+	MaxConns       int      // connections at once; 0 = no limit
+	Backends       []netip.AddrPort
+	Balance        string        // proxy: "roundrobin"
+	ConnectTimeout time.Duration // proxy: one attempt at one backend
+	ConnectRetries int           // proxy: further attempts, each on the next backend
+	IdleTimeout    time.Duration // no byte either way for this long ends the connection; negative = off
+	Pos            Pos
+}
+
+// Listen is one place a Service accepts connections. Interface and Addr are
+// resolved to Addrs, the concrete addresses, when the file is checked.
+type Listen struct {
+	Interface string     // "" when an address was given
+	Addr      netip.Addr // zero when an interface was named
+	Port      uint16
+	Addrs     []netip.AddrPort // what this means: one per address of the interface
+	Pos       Pos
+}
+
+// Drain says how the process stops.
+type Drain struct {
+	Announce time.Duration // time between the signal and the first refused SYN
+	Deadline time.Duration // time busy connections may take to finish
+	FinGrace time.Duration // time a peer has to answer our FIN before it is reset
+	Refuse   string        // answer to a SYN while draining: "rst" or "silence"
+}
+
+// Admin is where the daemon answers the command line.
+type Admin struct {
+	Socket string // unix socket path; "" = off
+}
+
+// Pos is a place in the configuration file.
+type Pos struct{ Line, Column int }
