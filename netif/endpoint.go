@@ -1,0 +1,187 @@
+package netif
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/lastack/lastack/netif/frame"
+)
+
+// EndpointOptions configure an Endpoint. The zero value works.
+type EndpointOptions struct {
+	Queues int          // receive sockets in one fanout group; 0 picks by cores
+	Filter frame.Filter // sees every frame; nil passes all
+	Log    *slog.Logger // nil discards
+}
+
+// Endpoint moves the frames of one network card between the kernel's driver
+// and its Ports. Link down and up, a new MTU and a card that was removed and
+// came back under the same name are survived; each is counted and logged.
+//
+// Open makes it, Close ends it: Close stops the goroutines, waits for them and
+// closes the sockets. It does not touch the card's configuration: see NIC.
+type Endpoint struct {
+	name   string
+	filter frame.Filter
+	log    *slog.Logger
+	count  counters
+	mtu    atomic.Uint32
+	mac    atomic.Pointer[[6]byte]
+	up     atomic.Bool
+	tx     atomic.Pointer[socket]
+	ports  atomic.Pointer[map[uint16]*Port]
+	// verify makes the stack check checksums itself: see deliverFragment.
+	verify   atomic.Bool
+	verifyMu sync.RWMutex
+
+	mu     sync.Mutex // guards what follows; never held while frames are handled
+	index  int
+	queues []*rxQueue
+	closed bool
+	done   chan struct{} // closed by Close: the watcher ends
+	wg     sync.WaitGroup
+	nqueue int
+}
+
+// Open starts moving frames of the card called name. Until a Port is attached
+// to a stack, frames are received, counted and dropped.
+func Open(name string, o EndpointOptions) (*Endpoint, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	e := &Endpoint{name: name, filter: o.Filter, log: o.Log, nqueue: o.Queues, done: make(chan struct{})}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	if e.nqueue == 0 {
+		// A small box has more cards than cores: one queue a card is enough there.
+		e.nqueue = max(1, min(runtime.NumCPU()/4, 8))
+	}
+	e.ports.Store(&map[uint16]*Port{0: {e: e}})
+	watch, err := e.subscribe()
+	if err != nil {
+		return nil, fmt.Errorf("open %s: watch the link: %w", name, err)
+	}
+	if err := e.start(link.Attrs()); err != nil {
+		close(e.done)
+		for range watch { //nolint:revive // drained until the subscription has ended
+		}
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	e.wg.Add(1) // Close waits
+	go e.watch(watch)
+	return e, nil
+}
+
+// start opens the sockets of the link and begins to receive.
+func (e *Endpoint) start(a *netlink.LinkAttrs) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return net.ErrClosed
+	}
+	if len(a.HardwareAddr) != 6 {
+		return fmt.Errorf("link has no Ethernet address")
+	}
+	tx, err := openTx(a.Index)
+	if err != nil {
+		return err
+	}
+	var queues []*rxQueue
+	fanout := uint16(0)
+	if e.nqueue > 1 {
+		fanout = uint16(rand.Uint32()) | 1
+	}
+	for range e.nqueue {
+		s, err := openRx(a.Index, fanout)
+		if err != nil {
+			for _, q := range queues {
+				err = errors.Join(err, q.socket.file.Close())
+			}
+			return errors.Join(err, tx.file.Close())
+		}
+		queues = append(queues, newRxQueue(e, s))
+	}
+	e.learn(a)
+	e.index, e.queues = a.Index, queues
+	if old := e.tx.Swap(tx); old != nil {
+		_ = old.file.Close() // the card it belonged to is gone
+	}
+	for _, q := range queues {
+		e.wg.Add(1) // Close waits
+		go q.run()
+	}
+	return nil
+}
+
+// Name is the kernel's name of the card.
+func (e *Endpoint) Name() string { return e.name }
+
+// Up reports whether the card is administratively up and has carrier.
+func (e *Endpoint) Up() bool { return e.up.Load() }
+
+// Port is where a stack attaches: vlan 0 is the port of untagged frames, 1 to
+// 4094 that of one VLAN. The same number gives the same Port.
+func (e *Endpoint) Port(vlan uint16) *Port {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := *e.ports.Load()
+	if p, ok := old[vlan]; ok {
+		return p
+	}
+	ports := make(map[uint16]*Port, len(old)+1)
+	for id, p := range old {
+		ports[id] = p
+	}
+	ports[vlan] = &Port{e: e, vlan: vlan}
+	e.ports.Store(&ports)
+	return ports[vlan]
+}
+
+// Counters is a snapshot of what happened to this card's frames.
+func (e *Endpoint) Counters() Counters {
+	e.mu.Lock()
+	queues := e.queues
+	e.mu.Unlock()
+	for _, q := range queues {
+		e.count.rxKernelDrops.Add(q.socket.kernelDrops())
+	}
+	return e.count.snapshot()
+}
+
+// Close stops receiving and sending and waits until every goroutine has ended.
+func (e *Endpoint) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	close(e.done)
+	err := e.closeSocketsLocked()
+	e.mu.Unlock()
+	e.wg.Wait()
+	return err
+}
+
+func (e *Endpoint) closeSocketsLocked() error {
+	var errs []error
+	for _, q := range e.queues {
+		e.count.rxKernelDrops.Add(q.socket.kernelDrops())
+		errs = append(errs, q.socket.file.Close())
+	}
+	e.queues = nil
+	if tx := e.tx.Swap(nil); tx != nil {
+		errs = append(errs, tx.file.Close())
+	}
+	return errors.Join(errs...)
+}

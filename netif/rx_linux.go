@@ -1,0 +1,291 @@
+package netif
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/lastack/lastack/netif/frame"
+)
+
+// The way of a received frame, in the order of this file:
+//
+//	run -> receive (recvmmsg) -> handle -> admit -> Filter.Inbound -> checksums -> deliver
+const (
+	// rxBatch frames are received with one call: enough to share its cost,
+	// few enough that a batch of super-frames stays in the cache's reach.
+	rxBatch = 32
+	// rxFrame is the room for one network packet. The kernel's super-frames
+	// stay below 64 KiB (BIG TCP is off by default, and no packet of it would
+	// fit IPv4); a larger one is truncated, dropped and counted.
+	rxFrame = buffer.MaxChunkSize
+	// rxCopy: smaller packets are copied to a buffer of their size, larger
+	// ones keep the buffer they were received in.
+	rxCopy = 8 << 10
+	// linkRoom holds virtio_net_hdr and Ethernet header.
+	linkRoom = frame.HeaderSize + frame.EthernetSize
+)
+
+// rxSlot is where one frame of a batch is received.
+type rxSlot struct {
+	link [linkRoom]byte
+	iov  [2]unix.Iovec
+	aux  [auxRoom]byte
+	view *buffer.View
+}
+
+// auxRoom holds one control message with struct tpacket_auxdata (packet(7)).
+const (
+	auxData = 20
+	auxRoom = unix.SizeofCmsghdr + (auxData+7)&^7
+)
+
+// rxQueue is one receive socket and its goroutine.
+type rxQueue struct {
+	e      *Endpoint
+	socket *socket
+	slots  []rxSlot
+	msgs   []mmsghdr
+	frame  frame.Frame // the one being handled: filters get a pointer, so it lives here
+}
+
+func newRxQueue(e *Endpoint, s *socket) *rxQueue {
+	q := &rxQueue{e: e, socket: s, slots: make([]rxSlot, rxBatch), msgs: make([]mmsghdr, rxBatch)}
+	for i := range q.slots {
+		slot := &q.slots[i]
+		slot.iov[0].Base = &slot.link[0]
+		slot.iov[0].SetLen(linkRoom)
+		slot.refill()
+		h := &q.msgs[i].hdr
+		h.Iov = &slot.iov[0]
+		h.SetIovlen(len(slot.iov))
+		h.Control = &slot.aux[0]
+	}
+	return q
+}
+
+// refill gives the slot a fresh buffer after the last one went to the stack.
+func (s *rxSlot) refill() {
+	s.view = buffer.NewViewSize(rxFrame)
+	s.iov[1].Base = &s.view.AsSlice()[0]
+	s.iov[1].SetLen(rxFrame)
+}
+
+// run receives until the socket is closed. It parks in the runtime's poller:
+// the thread that sees the frame arrive is the one that handles it.
+func (q *rxQueue) run() {
+	defer q.e.wg.Done()
+	_ = q.socket.raw.Read(q.receive) // ends with the socket; receive has counted errors
+	for i := range q.slots {
+		q.slots[i].view.Release()
+	}
+}
+
+// receive handles what waits in the socket and reports false when it is empty.
+func (q *rxQueue) receive(fd uintptr) bool {
+	for {
+		for i := range q.msgs {
+			q.msgs[i].hdr.SetControllen(auxRoom)
+		}
+		n, errno := recvmmsg(fd, q.msgs)
+		switch errno {
+		case 0:
+			q.handle(n)
+			if n < len(q.msgs) {
+				// The poller is edge-triggered and remembers an arrival
+				// since this call: no need to ask the socket once more.
+				return false
+			}
+		case unix.EAGAIN:
+			return false
+		case unix.EINTR:
+		case unix.ENETDOWN:
+			// Said once when the link goes down; the socket lives on.
+			q.e.count.rxErrors.Add(1)
+		default:
+			q.e.count.rxErrors.Add(1)
+			return false
+		}
+	}
+}
+
+// handle takes one batch to its end.
+func (q *rxQueue) handle(n int) {
+	c := &q.e.count
+	c.rxFrames.Add(uint64(n))
+	q.e.verifyMu.RLock()
+	defer q.e.verifyMu.RUnlock()
+	bytes := uint64(0)
+	for i := range n {
+		size := int(q.msgs[i].len)
+		bytes += uint64(size)
+		if !q.admit(&q.slots[i], &q.msgs[i], size) {
+			continue
+		}
+		if q.e.filter != nil {
+			switch q.e.filter.Inbound(&q.frame) {
+			case frame.Drop:
+				c.rxFiltered.Add(1)
+				continue
+			case frame.Consume:
+				c.rxCarried.Add(1)
+				continue
+			}
+		}
+		q.pass(&q.slots[i], &q.frame)
+	}
+	c.rxBytes.Add(bytes - uint64(n*frame.HeaderSize))
+}
+
+// admit reads a frame's metadata and turns away what is not for us.
+func (q *rxQueue) admit(s *rxSlot, m *mmsghdr, size int) bool {
+	c := &q.e.count
+	q.frame = frame.Frame{Meta: *(*frame.Header)(unsafe.Pointer(&s.link)), Eth: s.link[frame.HeaderSize:]}
+	f := &q.frame
+	switch {
+	case m.hdr.Flags&unix.MSG_TRUNC != 0:
+		c.rxTruncated.Add(1)
+		return false
+	case size <= linkRoom:
+		c.rxRunt.Add(1)
+		return false
+	}
+	f.Net = s.view.AsSlice()[:size-linkRoom]
+	f.VLAN, f.Tagged = vlanTag(s.aux[:m.hdr.Controllen])
+	mac := q.e.mac.Load()
+	if f.Eth[0]&1 == 0 && [6]byte(f.Eth[:6]) != *mac {
+		c.rxOtherHost.Add(1)
+		return false
+	}
+	if [6]byte(f.Eth[6:12]) == *mac {
+		c.rxOwnSource.Add(1)
+		return false
+	}
+	if f.Meta.GSOType != frame.GSONone {
+		c.rxSuper.Add(1)
+		switch f.Meta.GSOType &^ frame.GSOECN {
+		case frame.GSOTCPv4, frame.GSOTCPv6:
+		default:
+			c.rxUnsupport.Add(1)
+			return false
+		}
+	}
+	return true
+}
+
+// vlanTag finds the tag that the kernel has taken out of the frame
+// (struct tpacket_auxdata in linux/if_packet.h).
+func vlanTag(control []byte) (tci uint16, tagged bool) {
+	if len(control) < unix.SizeofCmsghdr+auxData {
+		return 0, false
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	if h.Level != unix.SOL_PACKET || h.Type != unix.PACKET_AUXDATA {
+		return 0, false
+	}
+	aux := control[unix.SizeofCmsghdr:]
+	const statusAt, tciAt = 0, 16
+	if binary.NativeEndian.Uint32(aux[statusAt:])&unix.TP_STATUS_VLAN_VALID == 0 {
+		return 0, false
+	}
+	return binary.NativeEndian.Uint16(aux[tciAt:]), true
+}
+
+// pass hands a frame to the port it belongs to, if its checksums are right.
+func (q *rxQueue) pass(s *rxSlot, f *frame.Frame) {
+	c := &q.e.count
+	vid := uint16(0)
+	if f.Tagged {
+		vid = f.VLAN & 0xfff // VLAN 0 is only a priority: the frame is untagged (802.1Q 9.6)
+	}
+	port, ok := (*q.e.ports.Load())[vid]
+	if !ok {
+		c.rxVLAN.Add(1)
+		return
+	}
+	d := port.dispatcher.Load()
+	if d == nil {
+		c.rxDetached.Add(1)
+		return
+	}
+	fragment := false
+	kind := binary.BigEndian.Uint16(f.Eth[12:])
+	switch kind {
+	case frame.TypeARP:
+	case frame.TypeIPv4, frame.TypeIPv6:
+		l, ok := frame.Parse(f.Net)
+		if !ok || (l.Version == 4) != (kind == frame.TypeIPv4) {
+			c.rxMalformed.Add(1)
+			return
+		}
+		if fragment = l.Fragment; !fragment && !q.checksumGood(f, l) {
+			c.rxBadChecksum.Add(1)
+			return
+		}
+	default:
+		c.rxUnknownType.Add(1)
+		return
+	}
+	q.deliver(s, f, *d, tcpip.NetworkProtocolNumber(kind), fragment)
+}
+
+// checksumGood decides by the frame's own flags. A partial checksum never was
+// on a wire: nothing can have damaged it. One that the card has verified is
+// taken at its word; every other is verified here.
+func (q *rxQueue) checksumGood(f *frame.Frame, l frame.Layout) bool {
+	if f.Meta.Flags&frame.NeedsCsum != 0 {
+		if int(f.Meta.CsumStart) == frame.EthernetSize+l.Transport {
+			return true
+		}
+		// The partial sum belongs to an inner header: finish it, then judge the outer one.
+		if !frame.Complete(&f.Meta, f.Net) {
+			return false
+		}
+		return l.TransportValid(f.Net)
+	}
+	return f.Meta.Flags&frame.DataValid != 0 || l.TransportValid(f.Net)
+}
+
+// deliver gives the packet to the stack, in the buffer it was received in when it is large.
+func (q *rxQueue) deliver(s *rxSlot, f *frame.Frame, d gstack.NetworkDispatcher, kind tcpip.NetworkProtocolNumber, fragment bool) {
+	var view *buffer.View
+	if len(f.Net) > rxCopy {
+		view = s.view
+		view.CapLength(len(f.Net))
+		s.refill()
+	} else {
+		view = buffer.NewView(len(f.Net))
+		_, _ = view.Write(f.Net) // grows as needed, cannot fail
+	}
+	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+	pkt.PktType = tcpip.PacketHost
+	if f.Eth[0]&1 != 0 {
+		pkt.PktType = tcpip.PacketMulticast
+		if [6]byte(f.Eth[:6]) == [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} {
+			pkt.PktType = tcpip.PacketBroadcast
+		}
+	}
+	if fragment {
+		q.e.deliverFragment(d, kind, pkt)
+	} else {
+		d.DeliverNetworkPacket(kind, pkt)
+	}
+	pkt.DecRef()
+}
+
+// deliverFragment lets the stack verify the reassembled packet, which only it
+// sees whole. gVisor asks for our capabilities at each packet, so they change
+// for the length of this call, while no other queue delivers.
+func (e *Endpoint) deliverFragment(d gstack.NetworkDispatcher, kind tcpip.NetworkProtocolNumber, pkt *gstack.PacketBuffer) {
+	e.verifyMu.RUnlock()
+	e.verifyMu.Lock()
+	e.verify.Store(true)
+	d.DeliverNetworkPacket(kind, pkt)
+	e.verify.Store(false)
+	e.verifyMu.Unlock()
+	e.verifyMu.RLock()
+}
