@@ -1,14 +1,15 @@
 package services
 
 import (
-	"errors"
 	"net/netip"
-	"time"
+	"syscall"
+
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // ErrWouldBlock is returned by TryRead, TryWrite and TryAccept when there is
 // nothing to do now; the callback set with Notify tells when to try again.
-var ErrWouldBlock = errors.New("would block")
+const ErrWouldBlock = syscall.EAGAIN
 
 // Conn is one TCP connection that never blocks its caller. Its methods are
 // called by one goroutine at a time (the Loop that owns it); State, Info and
@@ -53,17 +54,8 @@ type Conn interface {
 	Info() Info
 }
 
-// Info is what is known of a live connection; names follow Linux's struct tcp_info.
-type Info struct {
-	State                    string
-	RTT, RTTVar, RTO         time.Duration
-	SndCwnd, SndSsthresh     uint32 // segments
-	SndMSS                   uint32 // bytes
-	SegsIn, SegsOut          uint64
-	Retrans                  uint64 // segments sent again
-	RcvQueue                 int    // bytes received and not yet read
-	SACK, Timestamps, Scaled bool   // options agreed in the handshake
-}
+// Info is a snapshot of a live connection in the manner of tcp_info.
+type Info = tcpinfo.Info
 
 // Listener accepts connections without blocking.
 type Listener interface {

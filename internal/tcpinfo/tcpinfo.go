@@ -1,0 +1,22 @@
+// Package tcpinfo holds the snapshot of a live TCP connection that the stack
+// fills and the services show. It is a leaf: plain data, no goroutine.
+package tcpinfo
+
+import "time"
+
+// Info is what is known of a live connection; names follow Linux's struct tcp_info.
+type Info struct {
+	State       string        `json:"state"` // RFC 9293 state, for instance "FIN-WAIT-2"
+	RTT         time.Duration `json:"rtt_ns"`
+	RTTVar      time.Duration `json:"rttvar_ns"`
+	RTO         time.Duration `json:"rto_ns"`
+	SndCwnd     uint32        `json:"snd_cwnd"`     // segments
+	SndSsthresh uint32        `json:"snd_ssthresh"` // segments
+	SndMSS      uint32        `json:"snd_mss"`      // bytes
+	SegsIn      uint64        `json:"segs_in"`
+	SegsOut     uint64        `json:"segs_out"`
+	Retrans     uint64        `json:"retrans"`    // segments sent again
+	RcvQueue    int           `json:"rcv_queue"`  // bytes received and not yet read
+	SACK        bool          `json:"sack"`       // options agreed in the handshake
+	Timestamps  bool          `json:"timestamps"` // RFC 7323
+}
