@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -13,7 +14,12 @@ type Config struct {
 	Services   []Service         // in the order of the file
 	Drain      Drain
 	Admin      Admin
+
+	warnings []Error
 }
+
+// Warnings returns what is allowed and probably not meant, sorted by place.
+func (c *Config) Warnings() []Error { return slices.Clone(c.warnings) }
 
 // Interface is a network card to take from the kernel, and its place in the network.
 type Interface struct {
@@ -44,7 +50,8 @@ type Service struct {
 	Balance        string        // proxy: "roundrobin"
 	ConnectTimeout time.Duration // proxy: one attempt at one backend
 	ConnectRetries int           // proxy: further attempts, each on the next backend
-	IdleTimeout    time.Duration // no byte either way for this long ends the connection; negative = off
+	IdleTimeout    time.Duration // proxy: no byte either way for this long ends the connection; negative = off
+	Forwarding     string        // proxy: "auto" or "relay"; auto means relay in this version
 	Pos            Pos
 }
 

@@ -33,7 +33,44 @@ type Retransmit struct {
 
 // TimeWait is how long a closed connection's ports are held (RFC 9293, 3.6.1).
 type TimeWait struct {
-	Duration time.Duration
-	Reuse    string // "newer-syn" or "never"
-	Max      int    // entries held at once; the oldest goes first
+	Duration time.Duration // Off only after the file has acknowledged what that means
+	Reuse    string        // "newer-syn" or "never"
+	Max      int           // entries held at once; the oldest goes first
 }
+
+// Enabled reports whether idle peers are probed.
+func (k Keepalive) Enabled() bool { return k.Idle >= 0 }
+
+// Total is the time after which a vanished peer is noticed, or Off.
+func (k Keepalive) Total() time.Duration {
+	if !k.Enabled() {
+		return Off
+	}
+	return k.Idle + k.Interval*time.Duration(k.Probes)
+}
+
+// DefaultPolicy returns the built-in policy "default".
+func DefaultPolicy() Policy {
+	p := Policy{
+		Name:       defaultName,
+		Keepalive:  defaultKeepalive(),
+		Retransmit: Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: 60 * time.Second, MaxRetries: 8, SynRetries: 4},
+		HalfClose:  5 * time.Minute,
+		FinWait2:   60 * time.Second,
+		TimeWait:   TimeWait{Duration: defaultTimeWait, Reuse: "newer-syn", Max: 262144},
+		Congestion: "cubic",
+	}
+	p.UserTimeout = p.Keepalive.Total()
+	return p
+}
+
+func defaultKeepalive() Keepalive {
+	return Keepalive{Idle: 60 * time.Second, Interval: 5 * time.Second, Probes: 3}
+}
+
+const (
+	defaultName = "default"
+	// defaultTimeWait is Linux's TCP_TIMEWAIT_LEN; twice RFC 9293's MSL of two
+	// minutes would be four times as long, and is kept by no one.
+	defaultTimeWait = 60 * time.Second
+)

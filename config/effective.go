@@ -1,0 +1,220 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// Effective renders the whole configuration with every default filled in, as
+// a file that Parse takes and that means the same.
+func (c *Config) Effective() ([]byte, error) {
+	root := block(
+		pair{"interfaces", c.interfacesNode()},
+		pair{"policies", c.policiesNode()},
+		pair{"services", c.servicesNode()},
+		pair{"drain", c.Drain.node()},
+		pair{"admin", c.Admin.node()},
+	)
+	text, err := yaml.Dump(root)
+	if err != nil {
+		return nil, fmt.Errorf("render the configuration: %w", err)
+	}
+	return text, nil
+}
+
+// pair is one key of a rendered mapping.
+type pair struct {
+	key   string
+	value *yaml.Node
+}
+
+// block is a mapping with one key a line, flow one on a single line.
+func block(pairs ...pair) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for _, p := range pairs {
+		n.Content = append(n.Content, word(p.key), p.value)
+	}
+	if len(pairs) == 0 {
+		n.Style = yaml.FlowStyle
+	}
+	return n
+}
+
+func flow(pairs ...pair) *yaml.Node {
+	n := block(pairs...)
+	n.Style = yaml.FlowStyle
+	return n
+}
+
+func sequence(style yaml.Style, items ...*yaml.Node) *yaml.Node {
+	return &yaml.Node{Kind: yaml.SequenceNode, Style: style, Content: items}
+}
+
+func word(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
+
+func number(n int) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: strconv.Itoa(n)}
+}
+
+func truth(b bool) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: strconv.FormatBool(b)}
+}
+
+// span is a duration, or off.
+func span(d time.Duration) *yaml.Node { return word(formatDuration(d)) }
+
+// words renders values that print as the file takes them.
+func words[T fmt.Stringer](items []T) []*yaml.Node {
+	nodes := make([]*yaml.Node, len(items))
+	for i, item := range items {
+		nodes[i] = word(item.String())
+	}
+	return nodes
+}
+
+func (c *Config) interfacesNode() *yaml.Node {
+	pairs := make([]pair, len(c.Interfaces))
+	for i, iface := range c.Interfaces {
+		pairs[i] = pair{iface.Name, iface.node()}
+	}
+	return block(pairs...)
+}
+
+func (i Interface) node() *yaml.Node {
+	pairs := []pair{{"addresses", sequence(yaml.FlowStyle, words(i.Addresses)...)}}
+	if len(i.Gateways) > 0 {
+		pairs = append(pairs, pair{"gateway", sequence(yaml.FlowStyle, words(i.Gateways)...)})
+	}
+	if len(i.Routes) > 0 {
+		routes := make([]*yaml.Node, len(i.Routes))
+		for n, r := range i.Routes {
+			routes[n] = flow(pair{"to", word(r.To.String())}, pair{"via", word(r.Via.String())})
+		}
+		pairs = append(pairs, pair{"routes", sequence(0, routes...)})
+	}
+	if i.MTU > 0 { // left out, the card keeps its own
+		pairs = append(pairs, pair{"mtu", number(i.MTU)})
+	}
+	return block(append(pairs, pair{"queues", number(i.Queues)}, pair{"accept_ra", truth(i.AcceptRA)})...)
+}
+
+// policiesNode puts "default" first and the others as in the file; built-in
+// policies have no place there.
+func (c *Config) policiesNode() *yaml.Node {
+	policies := make([]Policy, 0, len(c.Policies))
+	for _, p := range c.Policies {
+		policies = append(policies, p)
+	}
+	slices.SortFunc(policies, func(a, b Policy) int {
+		if (a.Name == defaultName) != (b.Name == defaultName) {
+			return boolOrder(a.Name == defaultName)
+		}
+		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Column, b.Pos.Column), cmp.Compare(a.Name, b.Name))
+	})
+	pairs := make([]pair, len(policies))
+	for i, p := range policies {
+		pairs[i] = pair{p.Name, p.node()}
+	}
+	return block(pairs...)
+}
+
+func boolOrder(first bool) int {
+	if first {
+		return -1
+	}
+	return 1
+}
+
+func (p Policy) node() *yaml.Node {
+	return block(
+		pair{"keepalive", p.Keepalive.node()},
+		pair{"retransmit", p.Retransmit.node()},
+		pair{"user_timeout", span(p.UserTimeout)},
+		pair{"half_close", span(p.HalfClose)},
+		pair{"fin_wait2", span(p.FinWait2)},
+		pair{"time_wait", p.TimeWait.node()},
+		pair{"congestion", word(p.Congestion)},
+	)
+}
+
+func (k Keepalive) node() *yaml.Node {
+	if !k.Enabled() {
+		return span(Off)
+	}
+	return flow(pair{"idle", span(k.Idle)}, pair{"interval", span(k.Interval)}, pair{"probes", number(k.Probes)})
+}
+
+func (r Retransmit) node() *yaml.Node {
+	return flow(
+		pair{"min_rto", span(r.MinRTO)},
+		pair{"max_rto", span(r.MaxRTO)},
+		pair{"max_retries", number(r.MaxRetries)},
+		pair{"syn_retries", number(r.SynRetries)},
+	)
+}
+
+func (t TimeWait) node() *yaml.Node {
+	pairs := []pair{{"duration", span(max(t.Duration, 0))}, {"reuse", word(t.Reuse)}, {"max", number(t.Max)}}
+	if t.Duration < 0 {
+		pairs = append(pairs, pair{"accept_stray_segments", truth(true)})
+	}
+	return flow(pairs...)
+}
+
+func (c *Config) servicesNode() *yaml.Node {
+	pairs := make([]pair, len(c.Services))
+	for i, s := range c.Services {
+		pairs[i] = pair{s.Name, s.node()}
+	}
+	return block(pairs...)
+}
+
+func (s Service) node() *yaml.Node {
+	pairs := []pair{
+		{"type", word(s.Type)},
+		{"listen", sequence(yaml.FlowStyle, words(s.Listen)...)},
+		{"policy", word(s.Policy)},
+		{"max_conns", number(s.MaxConns)},
+	}
+	if s.Type == "proxy" {
+		pairs = append(pairs,
+			pair{"backends", sequence(yaml.FlowStyle, words(s.Backends)...)},
+			pair{"balance", word(s.Balance)},
+			pair{"connect_timeout", span(s.ConnectTimeout)},
+			pair{"connect_retries", number(s.ConnectRetries)},
+			pair{"idle_timeout", span(s.IdleTimeout)},
+			pair{"forwarding", word(s.Forwarding)},
+		)
+	}
+	return block(pairs...)
+}
+
+// String is the place as the file takes it.
+func (l Listen) String() string {
+	if l.Interface != "" {
+		return l.Interface + ":" + strconv.Itoa(int(l.Port))
+	}
+	return netip.AddrPortFrom(l.Addr, l.Port).String()
+}
+
+func (d Drain) node() *yaml.Node {
+	return flow(
+		pair{"announce", span(d.Announce)},
+		pair{"deadline", span(d.Deadline)},
+		pair{"fin_grace", span(d.FinGrace)},
+		pair{"refuse", word(d.Refuse)},
+	)
+}
+
+func (a Admin) node() *yaml.Node {
+	if a.Socket == "" {
+		return span(Off)
+	}
+	return flow(pair{"socket", word(a.Socket)})
+}
