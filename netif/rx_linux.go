@@ -134,6 +134,10 @@ func (q *rxQueue) handle(n int) {
 			case frame.Consume:
 				c.rxCarried.Add(1)
 				continue
+			case frame.Reply:
+				c.rxCarried.Add(1)
+				q.e.reply(&q.frame)
+				continue
 			}
 		}
 		q.pass(&q.slots[i], &q.frame)

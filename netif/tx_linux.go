@@ -1,6 +1,7 @@
 package netif
 
 import (
+	"encoding/binary"
 	"sync"
 	"unsafe"
 
@@ -180,6 +181,22 @@ func (b *batch) sendTo(fd uintptr) {
 		}
 		msgs = msgs[1:]
 	}
+}
+
+// reply sends a frame that the filter has turned round, with the tag it came with.
+func (e *Endpoint) reply(f *frame.Frame) {
+	if !f.Tagged {
+		e.Send(f.Meta, f.Eth, f.Net)
+		return
+	}
+	eth := append(make([]byte, 0, frame.EthernetSize+tagSize), f.Eth[:12]...)
+	eth = binary.BigEndian.AppendUint16(eth, frame.TypeVLAN)
+	eth = binary.BigEndian.AppendUint16(eth, f.VLAN)
+	eth = append(eth, f.Eth[12:]...)
+	if f.Meta.Flags&frame.NeedsCsum != 0 {
+		f.Meta.CsumStart += tagSize
+	}
+	e.Send(f.Meta, eth, f.Net)
 }
 
 // Send puts one finished Ethernet frame on the wire, as a Filter does with

@@ -182,3 +182,9 @@ func Complete(m *Header, p []byte) bool {
 	m.Flags &^= NeedsCsum
 	return true
 }
+
+// TransportSum is the TCP or UDP checksum of the whole packet p, whose own
+// checksum field must be zero.
+func (l Layout) TransportSum(p []byte) uint16 {
+	return ^Sum(p[l.Transport:l.End], l.pseudo(p))
+}

@@ -59,6 +59,7 @@ const (
 	Pass    Verdict = iota // go on: inbound to the stack, outbound to the wire
 	Drop                   // the frame ends here, and is counted
 	Consume                // the filter took care of it; counted as carried
+	Reply                  // inbound only: send it back, as rewritten, out of the same card
 )
 
 // Filter sees every frame of a NIC: Inbound before the stack does, Outbound

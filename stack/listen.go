@@ -1,0 +1,114 @@
+package stack
+
+import (
+	"fmt"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/lastack/lastack/config"
+)
+
+// backlog bounds connections that nobody has accepted yet, and half-open ones:
+// beyond it SYN cookies answer. 3 KB each at most (Linux: net.core.somaxconn, 4096).
+const backlog = 4096
+
+// Listener accepts the connections to one address and port.
+type Listener struct {
+	s      *Stack
+	addr   netip.AddrPort
+	policy *config.Policy
+	ep     tcpip.Endpoint
+	queue  waiter.Queue
+	entry  waiter.Entry
+	notify func()
+}
+
+// Listen accepts connections to addr under the named policy.
+func (s *Stack) Listen(addr netip.AddrPort, policy string) (*Listener, error) {
+	p, err := s.policy(policy)
+	if err != nil {
+		return nil, fmt.Errorf("listen %s: %w", addr, err)
+	}
+	l := &Listener{s: s, addr: addr, policy: p}
+	if err := l.open(); err != nil {
+		return nil, fmt.Errorf("listen %s: %w", addr, err)
+	}
+	return l, nil
+}
+
+func (l *Listener) open() error {
+	if l.s.s.CheckLocalAddress(0, protocolOf(l.addr.Addr()), tcpip.AddrFromSlice(l.addr.Addr().AsSlice())) == 0 {
+		return errNoAddress
+	}
+	ep, err := l.s.s.NewEndpoint(tcp.ProtocolNumber, protocolOf(l.addr.Addr()), &l.queue)
+	if err != nil {
+		return toError(err)
+	}
+	if err := ep.Bind(fullAddress(l.addr)); err != nil {
+		ep.Close()
+		return toError(err)
+	}
+	if err := ep.Listen(backlog); err != nil {
+		ep.Close()
+		return toError(err)
+	}
+	l.ep = ep
+	return nil
+}
+
+// Addr is where it listens.
+func (l *Listener) Addr() netip.AddrPort { return l.addr }
+
+// Notify sets f to be called when a connection may be waiting; see Conn.Notify.
+func (l *Listener) Notify(f func()) {
+	if l.notify != nil {
+		l.queue.EventUnregister(&l.entry)
+	}
+	l.notify = f
+	if f == nil {
+		return
+	}
+	l.entry.Init(l, waiter.ReadableEvents)
+	l.queue.EventRegister(&l.entry)
+	if l.ep.Readiness(waiter.ReadableEvents) != 0 {
+		f()
+	}
+}
+
+// NotifyEvent implements waiter.EventListener.
+func (l *Listener) NotifyEvent(waiter.EventMask) { l.notify() }
+
+// TryAccept takes a waiting connection, or returns EAGAIN.
+func (l *Listener) TryAccept() (*Conn, error) {
+	var peer tcpip.FullAddress
+	ep, queue, err := l.ep.Accept(&peer)
+	if err != nil {
+		return nil, toError(err)
+	}
+	c := &Conn{id: l.s.nextID.Add(1), ep: ep, queue: queue, local: l.addr, remote: addrPort(peer)}
+	// gVisor hands down only a few of a listener's options: set all on each connection.
+	if err := applyPolicy(ep, l.policy); err != nil {
+		c.Abort()
+		return nil, fmt.Errorf("accept %s: %w", c.remote, err)
+	}
+	return c, nil
+}
+
+// Close stops listening. gVisor resets connections that nobody accepted.
+func (l *Listener) Close() error {
+	l.Notify(nil)
+	l.ep.Close()
+	return nil
+}
+
+// Refuse makes new connections to addr be refused ("rst") or ignored
+// ("silence") while handshakes under way finish. The Gate remembers it until
+// Allow.
+func (s *Stack) Refuse(addr netip.AddrPort, how string) {
+	if s.gate != nil {
+		s.gate.Refuse(addr, how)
+	}
+}

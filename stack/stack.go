@@ -1,0 +1,204 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	glog "gvisor.dev/gvisor/pkg/log"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"github.com/lastack/lastack/config"
+)
+
+// Link is one configured interface and the port its frames come through.
+type Link struct {
+	Interface config.Interface
+	Endpoint  gstack.LinkEndpoint
+}
+
+// Stack is gVisor's TCP/IP stack over the configured interfaces.
+//
+// New makes it with all addresses taken. The cards' endpoints must be closed
+// before Close, because gVisor resets on the wire whatever is left, even
+// connections in TIME-WAIT; Settle tells when that would lose nothing.
+type Stack struct {
+	s        *gstack.Stack
+	log      *slog.Logger
+	policies map[string]config.Policy
+	names    map[string]tcpip.NICID
+	gate     *Gate
+	nextID   atomic.Uint64
+	routers  *routers
+
+	mu     sync.Mutex // guards closed
+	closed bool
+}
+
+// Options say how a Stack is assembled.
+type Options struct {
+	Config *config.Config
+	Links  []Link // one for each of Config.Interfaces
+	Gate   *Gate  // the filter that the links' cards ask; nil if they have none
+	Log    *slog.Logger
+	Clock  tcpip.Clock // nil is the real one
+}
+
+// New assembles the stack, checks that nobody else uses its addresses and
+// announces them (RFC 5227, RFC 4862 5.4). It takes about half a second.
+func New(ctx context.Context, o Options) (*Stack, error) {
+	// gVisor logs through a global; what matters reaches us as errors and counters.
+	glog.SetLevel(glog.Warning)
+	s := &Stack{
+		log:      o.Log,
+		policies: o.Config.Policies,
+		names:    make(map[string]tcpip.NICID),
+		gate:     o.Gate,
+	}
+	s.routers = newRouters(s)
+	s.s = gstack.New(gstack.Options{
+		Clock: o.Clock,
+		NetworkProtocols: []gstack.NetworkProtocolFactory{
+			arp.NewProtocol,
+			ipv4.NewProtocolWithOptions(ipv4.Options{IGMP: ipv4.IGMPOptions{Enabled: true}}),
+			ipv6.NewProtocolWithOptions(ipv6.Options{
+				NDPConfigs: ndpConfig(false),
+				NDPDisp:    s.routers,
+				MLD:        ipv6.MLDOptions{Enabled: true}, // snooping switches drop solicitations otherwise
+			}),
+		},
+		TransportProtocols: []gstack.TransportProtocolFactory{
+			tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
+		},
+	})
+	s.routers.start()
+	if err := s.assemble(ctx, o); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Stack) assemble(ctx context.Context, o Options) error {
+	if err := s.setTCPOptions(o.Config.Policies["default"]); err != nil {
+		return err
+	}
+	for i, l := range o.Links {
+		id := tcpip.NICID(i + 1)
+		if err := s.addLink(id, l); err != nil {
+			return err
+		}
+	}
+	return s.takeAddresses(ctx, o.Links)
+}
+
+// addLink attaches one interface without addresses yet, and its routes.
+func (s *Stack) addLink(id tcpip.NICID, l Link) error {
+	name := l.Interface.Name
+	if err := s.s.CreateNICWithOptions(id, l.Endpoint, gstack.NICOptions{Name: name}); err != nil {
+		return fmt.Errorf("attach interface %s: %w", name, toError(err))
+	}
+	s.names[name] = id
+	if l.Interface.AcceptRA {
+		ep, err := s.s.GetNetworkEndpoint(id, ipv6.ProtocolNumber)
+		if err != nil {
+			return fmt.Errorf("accept router advertisements on %s: %w", name, toError(err))
+		}
+		ep.(ipv6.NDPEndpoint).SetNDPConfigurations(ndpConfig(true))
+	}
+	for _, r := range routesOf(id, l.Interface) {
+		s.s.AddRoute(r)
+	}
+	return nil
+}
+
+// Settle waits until every FIN that was sent has been acknowledged, including
+// those of connections that services have let go of. It returns how many are
+// still unacknowledged when ctx ends.
+func (s *Stack) Settle(ctx context.Context) int {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n := s.finsPending()
+		if n == 0 {
+			return 0
+		}
+		select {
+		case <-ctx.Done():
+			return n
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Stack) finsPending() int {
+	n := 0
+	for _, list := range [][]gstack.TransportEndpoint{s.s.RegisteredEndpoints(), s.s.CleanupEndpoints()} {
+		for _, ep := range list {
+			if e, ok := ep.(*tcp.Endpoint); ok && finPending(e.EndpointState()) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// Close stops the stack's goroutines and waits for them. Close the cards'
+// endpoints first.
+func (s *Stack) Close() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.routers.close()
+	s.s.Destroy()
+}
+
+// States counts the TCP connections by RFC 9293 state, those that services
+// have let go of included.
+func (s *Stack) States() map[string]int {
+	states := make(map[string]int)
+	seen := make(map[*tcp.Endpoint]bool)
+	for _, list := range [][]gstack.TransportEndpoint{s.s.RegisteredEndpoints(), s.s.CleanupEndpoints()} {
+		for _, ep := range list {
+			if e, ok := ep.(*tcp.Endpoint); ok && !seen[e] {
+				seen[e] = true
+				states[stateName(e.EndpointState())]++
+			}
+		}
+	}
+	return states
+}
+
+func (s *Stack) policy(name string) (*config.Policy, error) {
+	p, ok := s.policies[name]
+	if !ok {
+		return nil, fmt.Errorf("unknown policy %q", name)
+	}
+	return &p, nil
+}
+
+var errNoAddress = errors.New("address is on no interface")
+
+// protocolOf is gVisor's number for the address family.
+func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is4() {
+		return ipv4.ProtocolNumber
+	}
+	return ipv6.ProtocolNumber
+}
