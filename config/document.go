@@ -37,7 +37,7 @@ func (p *parser) warn(pos Pos, key, message string) {
 }
 
 func (p *parser) at(pos Pos, key, message, allowed string) Error {
-	e := Error{File: p.file, Pos: pos, Key: key, Message: message, Allowed: allowed}
+	e := Error{File: p.file, Pos: pos, Key: visible(key), Message: visible(message), Allowed: visible(allowed)}
 	if pos.Line >= 1 && pos.Line <= len(p.lines) {
 		e.Source = p.lines[pos.Line-1]
 	}
@@ -78,11 +78,11 @@ func (p *parser) plainText() bool {
 			pos := Pos{Line: i + 1, Column: column}
 			switch {
 			case r == utf8.RuneError && size == 1:
-				p.lines[i] = strings.ToValidUTF8(line, "?")
+				p.lines[i] = visible(line)
 				p.fail(pos, "", "the file is not UTF-8 text", "")
 				return false
 			case invisible(r):
-				p.lines[i] = strings.ReplaceAll(line, string(r), "?")
+				p.lines[i] = visible(line)
 				p.fail(pos, "", fmt.Sprintf("invisible character %U is not allowed", r), "")
 				return false
 			}
@@ -102,6 +102,16 @@ func invisible(r rune) bool {
 		return true
 	}
 	return r == 0xfeff || r == 0xfffe || r == 0xffff
+}
+
+// visible makes a text of the file safe for a terminal.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if invisible(r) || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // load parses the YAML and insists on exactly one document.

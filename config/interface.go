@@ -181,6 +181,10 @@ func (n *network) claim(iface string, prefix netip.Prefix, v value) bool {
 			return false
 		}
 	}
+	if route, taken := n.routes[prefix.Masked()]; taken {
+		v.failf("%s is directly connected here, but a route on %s at line %d leads to it elsewhere", prefix.Masked(), route.iface, route.pos.Line)
+		return false
+	}
 	here := spot{iface, v.pos()}
 	n.own[prefix.Addr()] = here
 	n.subnets = append(n.subnets, subnet{prefix.Masked(), here})

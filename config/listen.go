@@ -39,7 +39,7 @@ func splitPort(text string) (host string, port uint16, problem string) {
 	colon := strings.LastIndexByte(text, ':')
 	bracket := strings.LastIndexByte(text, ']')
 	if whole, err := netip.ParseAddr(text); err == nil && whole.Is6() {
-		return "", 0, fmt.Sprintf("%s has no port, or no brackets before it; write \"[%s]:443\"", quote(text), text)
+		return "", 0, bracketHint(text)
 	}
 	if colon < 0 || colon < bracket {
 		return "", 0, quote(text) + " names no port"
@@ -57,9 +57,23 @@ func splitPort(text string) (host string, port uint16, problem string) {
 	case bracketed && !strings.Contains(inner, ":"):
 		return "", 0, "brackets are for IPv6 addresses; write " + inner + text[colon:]
 	case !bracketed && strings.Contains(host, ":"):
-		return "", 0, fmt.Sprintf("an IPv6 address needs brackets before the port; write \"[%s]%s\"", host, text[colon:])
+		return "", 0, bracketHint(text)
 	}
 	return inner, uint16(n), ""
+}
+
+// bracketHint guesses where the address ends and its port begins.
+func bracketHint(text string) string {
+	address, port := text, "443"
+	if colon := strings.LastIndexByte(text, ':'); colon > 0 {
+		if _, err := netip.ParseAddr(text[:colon]); err == nil && digits(text[colon+1:]) {
+			address, port = text[:colon], text[colon+1:]
+		}
+	}
+	if _, err := netip.ParseAddr(address); err != nil {
+		return quote(text) + " is not an address and a port"
+	}
+	return fmt.Sprintf("an IPv6 address needs brackets to tell its port; write \"[%s]:%s\"", address, port)
 }
 
 // resolve turns what was written before the port into our own addresses.
