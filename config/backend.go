@@ -57,7 +57,7 @@ func (v value) backend() (netip.AddrPort, bool) {
 }
 
 // checkBackends reports backends that are ourselves or out of reach.
-func (p *parser) checkBackends(drafts []serviceDraft, net network) {
+func (p *parser) checkBackends(drafts []serviceDraft, net *network) {
 	listening := map[netip.AddrPort]string{}
 	for _, d := range drafts {
 		for _, l := range d.Listen {

@@ -15,6 +15,7 @@ type network struct {
 	subnets    []subnet
 	routes     map[netip.Prefix]spot
 	gateways   map[string]spot // by family
+	listening  int             // addresses with a port that services have asked for
 	broken     bool            // some of it had errors: what is missing may have been meant
 }
 

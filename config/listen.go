@@ -8,10 +8,14 @@ import (
 	"strings"
 )
 
+// maxListening bounds the listeners of all services together: each costs an
+// endpoint, and a file of 1 MiB could ask for millions.
+const maxListening = 1 << 14
+
 const listenForms = `INTERFACE:PORT, IPv4:PORT or "[IPv6]:PORT"`
 
 // listen decodes the places a service listens at.
-func (d *serviceDraft) listen(v value, net network) {
+func (d *serviceDraft) listen(v value, net *network) {
 	items := v.itemsOrOne("places to listen at")
 	if len(items) == 0 && v.isList() {
 		v.failf("name at least one place to listen at: %s", listenForms)
@@ -27,11 +31,21 @@ func (d *serviceDraft) listen(v value, net network) {
 			continue
 		}
 		l := Listen{Port: port, Pos: item.pos()}
-		if net.resolve(&l, host, item) {
+		if net.resolve(&l, host, item) && net.admit(l, item) {
 			d.Listen = append(d.Listen, l)
 			d.listenAt = append(d.listenAt, item)
 		}
 	}
+}
+
+// admit counts a listener and reports whether there may be one more.
+func (n *network) admit(l Listen, v value) bool {
+	had := n.listening
+	n.listening += len(l.Addrs)
+	if had <= maxListening && n.listening > maxListening {
+		v.failf("from here on the services listen on more than %d addresses and ports", maxListening)
+	}
+	return n.listening <= maxListening
 }
 
 // splitPort takes host:port apart and says what is wrong with it.

@@ -65,7 +65,7 @@ func (p *parser) config(c *Config, root value) {
 	net := p.interfaces(root, found["interfaces"])
 	c.Interfaces = net.interfaces
 	c.Policies = p.policies(found["policies"])
-	c.Services = p.services(found["services"], net, c.Policies)
+	c.Services = p.services(found["services"], &net, c.Policies)
 	c.Drain = p.drain(found["drain"])
 	c.Admin = p.admin(found["admin"])
 }

@@ -174,6 +174,17 @@ func TestErrorsBeyondTheFirstHundredAreCounted(t *testing.T) {
 	equal(t, "last", errs[100].Error(), "test.yaml: 150 more errors are not shown")
 }
 
+func TestListenersAreBounded(t *testing.T) {
+	var text strings.Builder
+	text.WriteString(lan + "services:\n  echo:\n    type: echo\n    listen:\n")
+	for port := range 1<<14 + 2 {
+		fmt.Fprintf(&text, "      - lan0:%d\n", port+1)
+	}
+	errs := refuse(t, text.String())
+	equal(t, "errors", len(errs), 1)
+	equal(t, "place", errs[0].Pos, config.Pos{Line: 6 + 1<<14, Column: 9})
+}
+
 func TestUnreadableFileIsOneSentence(t *testing.T) {
 	_, err := config.Load(filepath.Join(t.TempDir(), "none.yaml"))
 	if err == nil || !strings.HasSuffix(err.Error(), "none.yaml: read the configuration: no such file or directory") {

@@ -27,7 +27,7 @@ type serviceDraft struct {
 
 // services decodes the section and judges each service by the network and by
 // the others.
-func (p *parser) services(v value, net network, policies map[string]Policy) []Service {
+func (p *parser) services(v value, net *network, policies map[string]Policy) []Service {
 	var drafts []serviceDraft
 	before := len(p.errs)
 	if v.present() {
@@ -51,7 +51,7 @@ func (p *parser) services(v value, net network, policies map[string]Policy) []Se
 }
 
 // service decodes one service by itself.
-func (p *parser) service(v value, net network) serviceDraft {
+func (p *parser) service(v value, net *network) serviceDraft {
 	d := serviceDraft{Service: Service{Name: v.name.Value, Policy: defaultName, IdleTimeout: Off, Pos: v.namePos()}}
 	v.checkName("service")
 	proxy := proxyDefaults()

@@ -168,7 +168,7 @@ func join(path, name string) string {
 	odd := func(r rune) bool {
 		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("_-@", r)
 	}
-	if name == "" || strings.ContainsFunc(name, odd) {
+	if name == "" || len(name) > maxName || strings.ContainsFunc(name, odd) {
 		name = quote(name)
 	}
 	if path == "" {
