@@ -1,0 +1,47 @@
+package config_test
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// manual is the text that documents the file.
+func manual(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestDocumentedExampleIsTakenWithoutWarning(t *testing.T) {
+	_, rest, _ := strings.Cut(manual(t), "```yaml\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("the manual has no example")
+	}
+	equal(t, "warnings", len(parse(t, example).Warnings()), 0)
+}
+
+func TestEveryKeyIsDocumented(t *testing.T) {
+	text := manual(t)
+	// The error for an unknown key lists every key of its mapping.
+	errs := refuse(t, `{"x": 1, interfaces: {lan0: {"x": 1, addresses: [10.0.0.1/24], routes: [{"x": 1}]}}, policies: {default: {"x": 1,
+  keepalive: {"x": 1}, retransmit: {"x": 1}, time_wait: {"x": 1}}}, services: {web: {"x": 1, type: echo, listen: "lan0:7"}}, drain: {"x": 1}, admin: {"x": 1}}`)
+	documented := 0
+	for _, e := range errs {
+		if e.Message != "unknown key" {
+			t.Errorf("got %v, want only unknown keys", e)
+		}
+		for key := range strings.SplitSeq(e.Allowed, ", ") {
+			documented++
+			if !regexp.MustCompile("(## |`|[.])" + regexp.QuoteMeta(key) + "(`|\n)").MatchString(text) {
+				t.Errorf("key %s (as %s) is not in the manual", key, e.Key)
+			}
+		}
+	}
+	equal(t, "keys", documented, 5+7+2+7+3+4+4+10+4+1)
+}
