@@ -1,0 +1,60 @@
+# Lastack. `make` alone lists what there is.
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS   = -s -w -buildid= -X main.version=$(VERSION)
+GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='$(LDFLAGS)'
+# Linters have a go.mod of their own, so that they never lift a dependency of the product.
+LINT      = $(GO) tool -modfile=internal/tools/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test test-short race lint bench fuzz clean need-go
+
+help: ## this list
+	@echo 'Lastack: every connection gets its last ACK. Targets:'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: need-go bin/appliance ## show the main job in network namespaces, without root (KEEP=1 leaves it running)
+	bin/appliance demo $(if $(KEEP),--keep)
+
+build: need-go ## static binaries for amd64 and arm64 in bin/
+	GOARCH=amd64 $(GOBUILD) -o bin/appliance-amd64 ./cmd/appliance
+	GOARCH=arm64 $(GOBUILD) -o bin/appliance-arm64 ./cmd/appliance
+
+.PHONY: bin/appliance
+bin/appliance: need-go
+	@mkdir -p bin
+	$(GOBUILD) -o $@ ./cmd/appliance
+
+test: need-go lint ## everything that proves the product: lint, unit and namespace tests, race detector
+	APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test ./...
+	$(MAKE) race
+
+race: need-go ## the concurrent packages under the race detector (needs a C compiler)
+	@if command -v $${CC:-cc} >/dev/null; then \
+	  APPLIANCE_TEST=require CGO_ENABLED=1 $(GO) test -race -short ./netif/... ./stack/... ./services/... ./config/... ./cmd/... ; \
+	else echo 'race: skipped, no C compiler here (apt-get install gcc)'; fi
+
+test-short: need-go ## the first half minute of make test
+	CGO_ENABLED=0 $(GO) test -short ./...
+
+lint: need-go ## gofmt, vet on both architectures, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || echo .)); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	GOARCH=amd64 CGO_ENABLED=0 $(GO) vet ./...
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./...
+	CGO_ENABLED=0 $(LINT) staticcheck -checks=all,-ST1003 ./...
+
+bench: need-go bin/appliance ## ratios to HAProxy and to kernel routing, in the same run (bench/results/)
+	CGO_ENABLED=0 $(GO) build -o bin/bench ./bench
+	bin/bench -appliance bin/appliance
+
+fuzz: need-go ## every fuzz target for a minute each
+	@for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-60s} $$p || exit 1; \
+	  done; done
+
+clean: ## remove what was built
+	rm -rf bin
+
+need-go:
+	@command -v $(GO) >/dev/null || { echo 'Go is missing: install it from https://go.dev/dl/ (1.26.8 or newer), then try again.'; exit 1; }
