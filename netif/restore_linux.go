@@ -88,10 +88,10 @@ func (k *keeper) restore(s *state, link netlink.Link) error {
 	elapsed := max(uptime(), s.Taken) - s.Taken
 	up := was.Flags & unix.IFF_UP
 	return k.all([]step{
-		{"down", func() error { return restoreDown(index, up) }},
 		// Before the addresses: without ARP the kernel would not join their multicast groups.
 		{"flags", func() error { return setFlags(index, was.Flags&settableFlags, settableFlags) }},
 		{"mtu", func() error { return setMTU(link, was.MTU) }},
+		// Before the addresses: taking a link down costs it the IPv6 ones.
 		{"up", func() error { return wrap("put back the link state", setFlags(index, up, unix.IFF_UP)) }},
 		{"settings", func() error { return restoreSysctls(s.Name, was.Sysctls, sysctlDisableIPv6, sysctlAcceptDAD) }},
 		{"offloads", func() error { return restoreFeatures(s.Name, was.Features) }},
@@ -114,15 +114,6 @@ func (k *keeper) all(steps []step) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// restoreDown takes a link down that was down: first, so that the kernel's
-// own clearing up comes before what is put back.
-func restoreDown(index int, up uint32) error {
-	if up != 0 {
-		return nil
-	}
-	return wrap("set the link down", setFlags(index, 0, unix.IFF_UP))
 }
 
 func setMTU(link netlink.Link, mtu int) error {
