@@ -161,11 +161,12 @@ func TestClaimAfterACrashKeepsTheOriginal(t *testing.T) {
 
 const holderEnv = "NETIF_TEST_HOLD"
 
-// TestHoldACard is the process that TestKilledProcess kills.
+// TestHoldACard is the process that TestKilledProcess kills. By itself it has
+// nothing to test.
 func TestHoldACard(t *testing.T) {
 	dir := os.Getenv(holderEnv)
 	if dir == "" {
-		t.Skip("only runs as a child of TestKilledProcess")
+		return
 	}
 	if _, err := Claim("eth0", ClaimOptions{StateDir: dir, MTU: 1300}); err != nil {
 		t.Fatal(err)
@@ -249,7 +250,7 @@ func TestStateOfAnotherCardIsSaidToBe(t *testing.T) {
 		why    string
 	}{
 		"boot":      {func(s *state) { s.Boot = "another" }, "it is of an earlier boot"},
-		"namespace": {func(s *state) { s.Namespace++ }, "it is of another network namespace"},
+		"namespace": {func(s *state) { s.Namespace++ }, "is of another network namespace"},
 		"number":    {func(s *state) { s.Index = 77 }, "eth0 had number 77 and has "},
 		"address":   {func(s *state) { s.MAC = "02:00:00:00:00:77" }, "eth0 had the address 02:00:00:00:00:77 and has "},
 	} {
@@ -275,6 +276,10 @@ func TestStateOfAnotherCardIsSaidToBe(t *testing.T) {
 					t.Errorf("release: %v, want %q", err, tt.why)
 				}
 				r.same(r.picture("eth0"), before)
+				// Elsewhere the file still means something.
+				if _, err := os.Stat(statePath(dir, "eth0")); (err == nil) != (name == "namespace") {
+					t.Errorf("state file after the release: %v", err)
+				}
 				old()
 				r.must(netlink.AddrDel(r.link("eth0"), &netlink.Addr{IPNet: prefix("10.0.0.2/24")}))
 				before = r.picture("eth0")

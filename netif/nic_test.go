@@ -363,6 +363,35 @@ func TestReleaseOfACardThatIsGone(t *testing.T) {
 	})
 }
 
+func TestReleaseFindsARenamedCard(t *testing.T) {
+	t.Parallel()
+	r, _ := pair(t)
+	dir := t.TempDir()
+	r.do(func() {
+		before := r.picture("eth0")
+		nic, err := Claim("eth0", ClaimOptions{StateDir: dir})
+		r.must(err)
+		err = netlink.LinkSetName(r.link("eth0"), "wan0")
+		if errors.Is(err, unix.EBUSY) {
+			t.Skip("this kernel renames no card that is up")
+		}
+		r.must(err)
+		r.must(nic.Release())
+		index := r.link("wan0").Attrs().Index
+		addrs, err := addressesOf(index)
+		r.must(err)
+		if got, want := texts(addrs), texts(nic.state.Original.Addresses); !slices.Equal(got, want) {
+			t.Errorf("addresses after the release are %q, want %q", got, want)
+		}
+		r.same(slices.DeleteFunc(r.picture("wan0"), hasLabel), slices.DeleteFunc(before, hasLabel))
+	})
+}
+
+// hasLabel picks the lines that name the card.
+func hasLabel(line string) bool {
+	return strings.Contains(line, "label \"eth0") || strings.Contains(line, "label \"wan0")
+}
+
 func TestReleaseGoesOnPastErrorsAndCanBeRepeated(t *testing.T) {
 	t.Parallel()
 	r, _ := pair(t)

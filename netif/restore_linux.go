@@ -58,17 +58,20 @@ func (k *keeper) release(s *state, stale staleFunc) error {
 // be put back: the state is forgotten, and only a new card in its place is
 // worth an error.
 func (k *keeper) undo(s *state, stale staleFunc) error {
-	link, err := netlink.LinkByName(s.Name)
+	at, err := here()
+	if err != nil {
+		return err
+	}
+	if s.Boot == at.Boot && s.Namespace != at.Namespace {
+		return errors.New("its state file is of another network namespace: release it there")
+	}
+	link, err := s.find()
 	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		k.log.Warn("the network card is gone, there is nothing to put back", "nic", s.Name)
 		return removeState(k.dir, s.Name)
 	}
 	if err != nil {
 		return fmt.Errorf("look it up: %w", err)
-	}
-	at, err := here()
-	if err != nil {
-		return err
 	}
 	if why := stale(s, link.Attrs(), at); why != "" {
 		return errors.Join(fmt.Errorf("its state file does not apply any more, so nothing was put back: %s", why), removeState(k.dir, s.Name))
@@ -80,11 +83,23 @@ func (k *keeper) undo(s *state, stale staleFunc) error {
 	return removeState(k.dir, s.Name)
 }
 
+// find looks the card up, under a new name if it was given one meanwhile.
+func (s *state) find() (netlink.Link, error) {
+	link, err := netlink.LinkByName(s.Name)
+	if err == nil {
+		return link, nil
+	}
+	if other, oerr := netlink.LinkByIndex(s.Index); oerr == nil && other.Attrs().HardwareAddr.String() == s.MAC {
+		return other, nil
+	}
+	return nil, err
+}
+
 // restore makes the card what it was, from whatever it is now: each step
 // compares and changes what differs, so that it works after a crash at any
 // point of a claim or of a release. The guard goes last.
 func (k *keeper) restore(s *state, link netlink.Link) error {
-	was, index := &s.Original, s.Index
+	was, index, name := &s.Original, s.Index, link.Attrs().Name
 	elapsed := max(uptime(), s.Taken) - s.Taken
 	up := was.Flags & unix.IFF_UP
 	return k.all([]step{
@@ -93,11 +108,11 @@ func (k *keeper) restore(s *state, link netlink.Link) error {
 		{"mtu", func() error { return setMTU(link, was.MTU) }},
 		// Before the addresses: taking a link down costs it the IPv6 ones.
 		{"up", func() error { return wrap("put back the link state", setFlags(index, up, unix.IFF_UP)) }},
-		{"settings", func() error { return restoreSysctls(s.Name, was.Sysctls, sysctlDisableIPv6, sysctlAcceptDAD) }},
-		{"offloads", func() error { return restoreFeatures(s.Name, was.Features) }},
-		{"ipv6", func() error { return restoreIPv6(s.Name, was) }},
+		{"settings", func() error { return restoreSysctls(name, was.Sysctls, sysctlDisableIPv6, sysctlAcceptDAD) }},
+		{"offloads", func() error { return restoreFeatures(name, was.Features) }},
+		{"ipv6", func() error { return restoreIPv6(name, was) }},
 		{"addresses", func() error { return restoreAddresses(index, was.Addresses, elapsed) }},
-		{"detection", func() error { return restoreDetection(s.Name, index, was) }},
+		{"detection", func() error { return restoreDetection(name, index, was) }},
 		{"neighbours", func() error { return restoreNeighbours(was.Neighbours) }},
 		{"routes", func() error { return restoreRoutes(index, was.Routes, was.Addresses, elapsed) }},
 		{"guard", func() error { return removeGuard(index, was.Ingress) }},
