@@ -52,7 +52,7 @@ func TestCrashInAnyStepOfClaimIsUndone(t *testing.T) {
 			r.must(err)
 			_, err = crashing(dir, -1, releaseAsNext)
 			r.must(err)
-			r.same(r.picture("eth0"), before)
+			r.restored("eth0", before)
 			if t.Failed() {
 				t.Errorf("above: killed after step %q of the claim", at)
 				return
@@ -80,7 +80,7 @@ func TestCrashInAnyStepOfReleaseIsUndone(t *testing.T) {
 				_, err = crashing(dir, -1, releaseAsNext)
 				r.must(err)
 			}
-			r.same(r.picture("eth0"), before)
+			r.restored("eth0", before)
 			if t.Failed() {
 				t.Errorf("above: killed after step %q of the release", at)
 				return
@@ -116,7 +116,7 @@ func TestFailureInAnyStepOfClaimIsUndone(t *testing.T) {
 			} else if !errors.Is(err, errStep) || strings.Contains(err.Error(), "undo") {
 				t.Errorf("claim: %v, want only %v", err, errStep)
 			}
-			r.same(r.picture("eth0"), before)
+			r.restored("eth0", before)
 			if files, _ := os.ReadDir(dir); len(files) != 0 {
 				t.Errorf("left in the state directory: %v", files)
 			}
@@ -155,7 +155,7 @@ func TestClaimAfterACrashKeepsTheOriginal(t *testing.T) {
 			t.Errorf("got %d filters, want the old guard replaced by one", len(filters))
 		}
 		r.must(nic.Release())
-		r.same(r.picture("eth0"), before)
+		r.restored("eth0", before)
 	})
 }
 
@@ -193,13 +193,13 @@ func TestKilledProcess(t *testing.T) {
 		})
 		r.checkHolder(dir, Holder{PID: pid})
 		r.must(Release("eth0", dir))
-		r.same(r.picture("eth0"), before)
+		r.restored("eth0", before)
 
 		r.holdAndKill(dir, func(int) {})
 		nic, err := Claim("eth0", ClaimOptions{StateDir: dir})
 		r.must(err)
 		r.must(nic.Release())
-		r.same(r.picture("eth0"), before)
+		r.restored("eth0", before)
 	})
 }
 
@@ -275,7 +275,7 @@ func TestStateOfAnotherCardIsSaidToBe(t *testing.T) {
 				if _, err := crashing(dir, -1, releaseAsNext); err == nil || !strings.Contains(err.Error(), tt.why) {
 					t.Errorf("release: %v, want %q", err, tt.why)
 				}
-				r.same(r.picture("eth0"), before)
+				r.restored("eth0", before)
 				// Elsewhere the file still means something.
 				if _, err := os.Stat(statePath(dir, "eth0")); (err == nil) != (name == "namespace") {
 					t.Errorf("state file after the release: %v", err)
@@ -292,7 +292,7 @@ func TestStateOfAnotherCardIsSaidToBe(t *testing.T) {
 					t.Errorf("log does not say %q:\n%s", tt.why, log.String())
 				}
 				r.must(nic.Release())
-				r.same(r.picture("eth0"), before)
+				r.restored("eth0", before)
 			})
 		})
 	}

@@ -87,7 +87,7 @@ func TestRoutesOfOtherCardsSurvive(t *testing.T) {
 		nic, err := Claim("eth0", ClaimOptions{StateDir: t.TempDir()})
 		r.must(err)
 		r.must(nic.Release())
-		r.same(r.picture("eth0"), before)
-		r.same(r.picture("eth1"), other)
+		r.restored("eth0", before)
+		r.restored("eth1", other)
 	})
 }

@@ -39,7 +39,10 @@ func newRoom(t testing.TB) *room {
 		}
 	})
 	t.Cleanup(func() { _ = r.ns.Close() }) // the last reference: the kernel clears up
-	r.do(func() { r.must(setFlags(1, unix.IFF_UP, unix.IFF_UP)) })
+	r.do(func() {
+		r.must(setFlags(1, unix.IFF_UP, unix.IFF_UP))
+		r.sysctl("ipv6/conf/default/router_solicitation_delay", "0")
+	})
 	return r
 }
 
@@ -79,7 +82,7 @@ func (r *room) must(err error) {
 	}
 }
 
-// veth connects two rooms.
+// veth connects two rooms, and waits until the kernel is done with both ends.
 func veth(a *room, name string, b *room, peer string) {
 	a.t.Helper()
 	a.do(func() {
@@ -87,9 +90,35 @@ func veth(a *room, name string, b *room, peer string) {
 			LinkAttrs: netlink.LinkAttrs{Name: name, NetNsID: -1, TxQLen: -1},
 			PeerName:  peer, PeerNamespace: netlink.NsFd(int(b.ns.Fd())),
 		}))
-		a.must(netlink.LinkSetUp(a.link(name)))
+		a.up(name)
 	})
-	b.do(func() { b.must(netlink.LinkSetUp(b.link(peer))) })
+	b.do(func() {
+		b.up(peer)
+		b.carrier(peer)
+	})
+	a.do(func() { a.carrier(name) })
+}
+
+// carrier waits for a link to be ready, and for the address it then gets.
+func (r *room) carrier(name string) {
+	r.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(dadPoll) {
+		a := r.link(name).Attrs()
+		list, err := addressesOf(a.Index)
+		r.must(err)
+		if a.RawFlags&unix.IFF_RUNNING != 0 && len(list) > 0 {
+			r.settle(name)
+			return
+		}
+	}
+	r.must(fmt.Errorf("%s has no carrier", name))
+}
+
+// up brings a link up, with duplicate address detection in milliseconds.
+func (r *room) up(name string) {
+	r.t.Helper()
+	r.sysctl("ipv6/neigh/"+name+"/retrans_time_ms", "10")
+	r.must(netlink.LinkSetUp(r.link(name)))
 }
 
 func (r *room) link(name string) netlink.Link {
@@ -114,14 +143,25 @@ func (r *room) sysctl(path, value string) {
 	r.must(os.WriteFile("/proc/sys/net/"+path, []byte(value), 0o644))
 }
 
-// settle waits until duplicate address detection is through.
+// settle waits until duplicate address detection is through, as far as it goes
+// without carrier, and the kernel has made its route for each address.
 func (r *room) settle(name string) {
 	r.t.Helper()
-	index := r.link(name).Attrs().Index
+	a := r.link(name).Attrs()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(dadPoll) {
-		list, err := addressesOf(index)
+		list, err := addressesOf(a.Index)
 		r.must(err)
-		if !slices.ContainsFunc(list, func(a message) bool { return addressFlags(a.Raw)&unix.IFA_F_TENTATIVE != 0 }) {
+		routes, err := routesOf(a.Index, nil)
+		r.must(err)
+		if !slices.ContainsFunc(list, func(x message) bool {
+			if isTentative(x) {
+				return a.RawFlags&unix.IFF_RUNNING != 0
+			}
+			own := addressPrefix(x.Raw).Addr()
+			return own.Is6() && !slices.ContainsFunc(routes, func(y message) bool {
+				return isLocalTable(y) && strings.HasPrefix(y.Text, own.String()+"/128")
+			})
+		}) {
 			return
 		}
 	}
@@ -187,6 +227,17 @@ func lifetime(seconds int) string {
 		return fmt.Sprint(seconds)
 	}
 	return fmt.Sprintf("about %d minutes", (seconds+30)/60)
+}
+
+// restored compares the card with an earlier picture. The kernel makes its
+// routes for IPv6 addresses a moment later.
+func (r *room) restored(name string, want []string) {
+	r.t.Helper()
+	got := r.picture(name)
+	for end := time.Now().Add(5 * time.Second); !slices.Equal(got, want) && time.Now().Before(end); time.Sleep(dadPoll) {
+		got = r.picture(name)
+	}
+	r.same(got, want)
 }
 
 // same compares two pictures.

@@ -350,7 +350,7 @@ func TestClaimGoesOnWithoutGuard(t *testing.T) {
 			t.Errorf("without guard the kernel answers %q, want %q", got, want)
 		}
 		m.must(nic.Release())
-		m.same(m.picture("eth0"), before)
+		m.restored("eth0", before)
 	})
 }
 
