@@ -24,12 +24,15 @@ type Conn interface {
 	// Notify sets f to be called whenever the connection may have become
 	// readable, writable, established or dead. f is called from any
 	// goroutine, possibly with the stack's locks held: it may only queue. It
-	// is called once at once if something is ready already.
+	// is called once at once if something is ready already. A nil f ends the
+	// calls, as Close and Abort do.
 	Notify(f func())
 
 	// Established reports nil once a dialled connection may be used,
 	// ErrWouldBlock while the handshake goes on, and else why it failed. An
-	// accepted connection is established from the start.
+	// accepted connection is established from the start. Of a connection that
+	// has died since, by reset or timeout, it reports the error: that shows
+	// the death without reading.
 	Established() error
 	// TryRead reads what has arrived, at most len(p) bytes. It returns io.EOF
 	// when the peer has sent FIN and everything was read.

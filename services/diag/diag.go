@@ -1,0 +1,57 @@
+package diag
+
+import (
+	"fmt"
+
+	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/services"
+)
+
+// Diag is one of the diagnostic services.
+type Diag struct {
+	*services.Server
+	speak speaker
+	// endless: it talks as long as the client listens, so a drain doesn't wait
+	// for it to be quiet.
+	endless bool
+	policy  config.Policy
+}
+
+var _ services.Service = (*Diag)(nil)
+
+// speaker says what a service sends, as far as the connection takes it now.
+type speaker func(*talk) spoken
+
+// spoken is what a speaker did.
+type spoken struct {
+	bytes int
+	more  bool // its turn is over and it has more to say
+	err   error
+}
+
+// New makes the service that c.Type names; it isn't listening yet.
+func New(c config.Service, p config.Policy, env services.Env) (*Diag, error) {
+	d := &Diag{policy: p}
+	switch c.Type {
+	case "echo":
+	case "discard":
+		d.speak = discard
+	case "daytime":
+		d.speak = daytime
+	case "chargen":
+		d.speak, d.endless = newPattern().speak, true
+	default:
+		return nil, fmt.Errorf("service %s: type %q is no diagnostic service", c.Name, c.Type)
+	}
+	d.Server = services.NewServer(c, p, env, d.open)
+	return d, nil
+}
+
+func (d *Diag) open() (*services.Session, services.Runner) {
+	t := &talk{diag: d}
+	t.in = services.Pipe{From: &t.Client}
+	if d.speak == nil {
+		t.in.To = &t.Client // what comes in goes out: echo
+	}
+	return &t.Session, t
+}

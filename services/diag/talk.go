@@ -1,0 +1,170 @@
+package diag
+
+import (
+	"time"
+
+	"github.com/lastack/lastack/services"
+)
+
+// talk is one connection to a diagnostic service.
+type talk struct {
+	services.Session
+	diag *Diag
+	in   services.Pipe // to nowhere, or for echo back to the client
+
+	begun    bool
+	text     []byte        // daytime: what to send
+	said     int           // how much of it, or the place in chargen's pattern
+	finishBy time.Duration // the client's FIN must be there; 0 is no limit
+}
+
+// Run does what is ready.
+func (t *talk) Run(now time.Duration, ready services.Ready) {
+	if t.Gone() {
+		return
+	}
+	if ready&services.ReadyStop != 0 {
+		t.abort(now, services.Stopped)
+		return
+	}
+	if !t.begun {
+		if t.begun = true; !t.Begin(now) {
+			return
+		}
+		t.Connected(now)
+	}
+	if t.listen(now) && t.answer(now) {
+		t.judge(now, ready)
+	}
+}
+
+// listen takes what the client sends and reports whether the talk lives.
+func (t *talk) listen(now time.Duration) bool {
+	if !t.in.Wants(true, true) {
+		return true
+	}
+	m := t.in.Move(t.Loop())
+	return t.went(now, m.Bytes, m.More, m.Err)
+}
+
+// answer says what there is to say.
+func (t *talk) answer(now time.Duration) bool {
+	if t.diag.speak == nil || t.Client.FIN {
+		return true
+	}
+	s := t.diag.speak(t)
+	return t.went(now, s.bytes, s.more, s.err)
+}
+
+func (t *talk) went(now time.Duration, bytes int, more bool, err error) bool {
+	if err == nil && (t.in.Holds() || t.Client.EOF) {
+		// Nobody reads now, so nobody would see the client die.
+		err = t.Probe(&t.Client)
+	}
+	if err != nil {
+		t.in.Drop(t.Loop())
+		t.Fail(now, &t.Client, err)
+		return false
+	}
+	if bytes > 0 {
+		t.Touch(now)
+	}
+	if more {
+		t.Wake(services.ReadyStart)
+	}
+	return true
+}
+
+// judge looks whether the talk has ended or must.
+func (t *talk) judge(now time.Duration, ready services.Ready) {
+	t.NoteFIN()
+	if t.Client.FIN {
+		t.Saw(services.First{Who: "us", How: services.ByFIN})
+	}
+	plan := t.Plan()
+	switch {
+	case t.Client.Ended():
+		t.in.Drop(t.Loop())
+		t.Settle(now)
+	case t.Client.FIN || t.Stage() == services.Closing:
+		t.awaitFIN(now, plan, ready)
+	case plan != nil:
+		t.drain(now, plan)
+	case t.Client.EOF:
+		t.awaitReader(now)
+	}
+}
+
+// awaitFIN resets a client that doesn't answer our FIN in time.
+func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.Ready) {
+	if t.Stage() != services.Closing {
+		t.Enter(services.Closing)
+		if limit := t.diag.policy.FinWait2; limit > 0 {
+			t.finishBy = now + limit
+		}
+	}
+	if plan != nil && ready&services.ReadyDrain != 0 {
+		if by := now + plan.FinGrace; t.finishBy == 0 || by < t.finishBy {
+			t.finishBy = by
+		}
+	}
+	switch {
+	case t.finishBy == 0:
+	case now < t.finishBy:
+		t.ArmBy(t.finishBy)
+	default:
+		t.abort(now, services.FinWait2Timeout)
+	}
+}
+
+// awaitReader resets a client that has finished and doesn't read the rest.
+func (t *talk) awaitReader(now time.Duration) {
+	limit := t.diag.policy.HalfClose
+	if limit <= 0 {
+		return
+	}
+	if at := t.Moved() + limit; now < at {
+		t.ArmBy(at)
+		return
+	}
+	t.abort(now, services.HalfCloseTimeout)
+}
+
+// drain finishes the talk when it is quiet, or at the deadline.
+func (t *talk) drain(now time.Duration, plan *services.Plan) {
+	quietAt := t.Moved() + services.Quiet
+	busy := !t.diag.endless && (now < quietAt || t.in.Holds())
+	switch {
+	case now >= plan.Deadline:
+		t.Because(services.DrainDeadline, "")
+	case busy:
+		t.Arm(min(max(quietAt, now+services.Quiet), plan.Deadline))
+		return
+	default:
+		t.Because(services.Drained, "")
+	}
+	t.finish(now, plan)
+}
+
+// finish sends our FIN behind what was said.
+func (t *talk) finish(now time.Duration, plan *services.Plan) {
+	t.Enter(services.Closing)
+	t.finishBy = now + plan.FinGrace
+	t.Arm(t.finishBy)
+	t.in.Cut()
+	if !t.in.Holds() {
+		if err := t.Client.CloseWrite(); err != nil {
+			t.Fail(now, &t.Client, err)
+			return
+		}
+	}
+	t.Wake(services.ReadyStart) // to drop what is unread
+}
+
+func (t *talk) abort(now time.Duration, why services.Reason) {
+	t.in.Drop(t.Loop())
+	t.Abort(now, why, services.First{Who: "us", How: services.ByRST})
+}
+
+// Panicked gives the talk up.
+func (t *talk) Panicked(now time.Duration) { t.abort(now, services.InternalError) }

@@ -1,0 +1,147 @@
+package services
+
+import (
+	"syscall"
+	"time"
+)
+
+// Fail ends the session because a side's connection failed: the other side is
+// reset, since RST passes as RST.
+func (s *Session) Fail(now time.Duration, side *Side, err error) {
+	cause, how := causeOf(err)
+	side.died = how
+	reason, who := cause.client, "client"
+	if side == &s.Backend {
+		reason, who = cause.backend, "backend"
+	} else if reason == ClientReset && s.Stage() == Connecting {
+		reason = ClientLeft
+	}
+	s.Because(reason, err.Error())
+	s.Abort(now, reason, First{who, how})
+}
+
+// Probe reports a side that died although nobody reads it now.
+func (s *Session) Probe(side *Side) error {
+	if side.EOF && side.FIN {
+		return nil
+	}
+	return side.death()
+}
+
+// NoteFIN keeps which side's FIN was read first.
+func (s *Session) NoteFIN() {
+	switch {
+	case s.first.Who != "":
+	case s.Client.EOF:
+		s.first = First{"client", ByFIN}
+	case s.Backend.EOF:
+		s.first = First{"backend", ByFIN}
+	}
+}
+
+// Abort ends the session at once: a side that hasn't ended with FIN is reset.
+func (s *Session) Abort(now time.Duration, r Reason, f First) {
+	if s.ended {
+		return
+	}
+	s.Because(r, "")
+	s.Saw(f)
+	s.leave(now)
+	s.gone()
+}
+
+// Settle ends the session, whose sides have both ended with FIN. It stays in
+// the listing until ours are acknowledged.
+func (s *Session) Settle(now time.Duration) {
+	if s.ended {
+		return
+	}
+	s.Because(Finished, "")
+	s.leave(now)
+	s.Enter(Settling)
+	if s.settled() {
+		s.gone()
+		return
+	}
+	for _, side := range [...]*Side{&s.Client, &s.Backend} {
+		if side.Present() {
+			side.Conn.Notify(nil) // the shard looks at many at once instead
+		}
+	}
+	s.shard.settle(s, now)
+}
+
+// leave ends the session's active life.
+func (s *Session) leave(now time.Duration) {
+	s.ended, s.endedAt = true, now
+	s.Disarm()
+	s.server.unadmit()
+}
+
+// settled reports whether nothing more can be hoped for.
+func (s *Session) settled() bool {
+	_, client := s.Client.acked()
+	_, backend := s.Backend.acked()
+	return client && backend
+}
+
+// settleBy is when the last acknowledgement must be there, or never.
+func (s *Session) settleBy() (time.Duration, bool) {
+	if plan := s.Plan(); plan != nil {
+		return max(s.endedAt, plan.Start) + plan.FinGrace, true
+	}
+	if limit := s.server.policy.UserTimeout; limit > 0 {
+		return s.endedAt + limit, true
+	}
+	return 0, false
+}
+
+// lost notes a side that died while an acknowledgement of our FIN was awaited.
+func (s *Session) lost(side *Side) {
+	acked, over := side.acked()
+	if acked || !over {
+		return
+	}
+	err := side.Conn.Established()
+	if err == nil {
+		err = syscall.ETIMEDOUT
+	}
+	cause, how := causeOf(err)
+	side.died = how
+	switch {
+	case how != ByRST:
+		s.reason = FinUnacked
+	case side == &s.Client:
+		s.reason = cause.client
+	default:
+		s.reason = cause.backend
+	}
+	s.detail = "waiting for the acknowledgement of our FIN: " + err.Error()
+}
+
+// gone lets go of the connections and takes the session off the listing.
+func (s *Session) gone() {
+	e := s.record()
+	s.Client.release()
+	s.Backend.release()
+	e.Client.Reset, e.Client.Died = s.Client.cut, s.Client.died
+	e.Backend.Reset, e.Backend.Died = s.Backend.cut, s.Backend.died
+	e.Outcome = outcome(&e)
+	s.shard.remove(s)
+	s.server.left(e)
+}
+
+// outcome judges an end.
+func outcome(e *Ended) Outcome {
+	switch {
+	case e.Client.Died == ByRST || e.Backend.Died == ByRST:
+		return Clean // a peer wanted it so, and the other knows
+	case e.Reason == FinUnacked:
+		return Unacked
+	case e.Client.Reset || e.Backend.Reset:
+		return Reset
+	case e.Client.Present && !e.Client.FinAcked || e.Backend.Present && !e.Backend.FinAcked:
+		return Unacked
+	}
+	return Clean
+}

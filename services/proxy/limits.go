@@ -1,0 +1,90 @@
+package proxy
+
+import (
+	"math"
+	"time"
+
+	"github.com/lastack/lastack/services"
+)
+
+const never = time.Duration(math.MaxInt64)
+
+// arm sets the timer, but for the drain's deadline at the latest.
+func (p *pair) arm(at time.Duration) {
+	if plan := p.Plan(); plan != nil {
+		at = min(at, plan.Deadline)
+	}
+	p.Arm(at)
+}
+
+// limit ends what has reached a limit, and sets the timer for the next.
+// Moving bytes sets no timer: it is looked at only when one is due.
+func (p *pair) limit(now time.Duration, ready services.Ready) {
+	if p.Stage() == services.Closing {
+		p.limitClosing(now, ready)
+		return
+	}
+	next := never
+	if idle := p.proxy.config.IdleTimeout; idle > 0 {
+		if next = p.Moved() + idle; now >= next {
+			p.finish(now, services.IdleTimeout, p.proxy.finFor)
+			return
+		}
+	}
+	if p.half && p.proxy.halfFor > 0 {
+		at := p.Moved() + p.proxy.halfFor
+		if now >= at {
+			p.abort(now, services.HalfCloseTimeout, services.First{Who: "us", How: services.ByTimeout})
+			return
+		}
+		next = min(next, at)
+	}
+	if plan := p.Plan(); plan != nil {
+		at, ended := p.drain(now, plan)
+		if ended {
+			return
+		}
+		next = min(next, at)
+	}
+	if next < never {
+		p.Arm(next)
+	}
+}
+
+// drain closes the pair if it is quiet or the deadline has come; else it says
+// when to look again. A pair of which one peer has finished is about to end by
+// itself: the other's answer is awaited.
+func (p *pair) drain(now time.Duration, plan *services.Plan) (again time.Duration, ended bool) {
+	quietAt := p.Moved() + services.Quiet
+	switch {
+	case now >= plan.Deadline:
+		p.finish(now, services.DrainDeadline, plan.FinGrace)
+		return 0, true
+	case p.halfClosed():
+		return plan.Deadline, false
+	case p.up.Holds() || p.down.Holds():
+		return min(now+services.Quiet, plan.Deadline), false
+	case now < quietAt:
+		return min(quietAt, plan.Deadline), false
+	}
+	p.finish(now, services.Drained, plan.FinGrace)
+	return 0, true
+}
+
+// limitClosing resets peers that don't answer our FIN.
+func (p *pair) limitClosing(now time.Duration, ready services.Ready) {
+	if plan := p.Plan(); plan != nil && ready&services.ReadyDrain != 0 {
+		by := now + plan.FinGrace
+		if p.finishBy == 0 || by < p.finishBy {
+			p.finishBy = by
+		}
+	}
+	if p.finishBy == 0 {
+		return
+	}
+	if now < p.finishBy {
+		p.Arm(p.finishBy)
+		return
+	}
+	p.abort(now, services.FinWait2Timeout, services.First{Who: "us", How: services.ByTimeout})
+}

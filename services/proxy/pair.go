@@ -1,0 +1,157 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/lastack/lastack/services"
+)
+
+// pair is a client's connection and the backend's. Both wake it; the stage
+// says what it then does:
+//
+//	Connecting -> Relaying -> Closing -> settled: both sides ended with FIN
+//	     |            |          |
+//	     +------------+----------+-----> aborted: RST to who hasn't ended
+//
+// Relaying ends without Closing when the peers finish by themselves.
+type pair struct {
+	services.Session
+	proxy    *Proxy
+	up, down services.Pipe
+
+	target    *Backend      // of the current or last attempt
+	begun     bool          // the client's events arrive
+	half      bool          // one peer has finished
+	counted   bool          // in target.active
+	attempts  int           // that failed
+	waitUntil time.Duration // the attempt must have succeeded, or the next begins
+	finishBy  time.Duration // Closing: the peers' FINs must be there; 0 is no limit
+}
+
+// Run does what is ready.
+func (p *pair) Run(now time.Duration, ready services.Ready) {
+	if p.Gone() {
+		return
+	}
+	if ready&services.ReadyStop != 0 {
+		p.abort(now, services.Stopped, services.First{Who: "us", How: services.ByRST})
+		return
+	}
+	if p.Stage() != services.Connecting {
+		p.relay(now, ready)
+		return
+	}
+	if !p.begun {
+		if p.begun = true; !p.Begin(now) {
+			return
+		}
+	}
+	p.connect(now, ready)
+}
+
+// relay moves what can be moved and looks whether the pair has ended.
+func (p *pair) relay(now time.Duration, ready services.Ready) {
+	if ready&services.ReadyDrain != 0 {
+		ready |= services.ReadyClient | services.ReadyBackend // nothing may lie unread when it is judged
+	}
+	client, backend := ready&services.ReadyClient != 0, ready&services.ReadyBackend != 0
+	if !p.move(now, &p.up, services.ReadyClient, client, backend) ||
+		!p.move(now, &p.down, services.ReadyBackend, backend, client) {
+		return
+	}
+	p.NoteFIN()
+	if p.Client.Ended() && p.Backend.Ended() {
+		p.release()
+		p.Settle(now)
+		return
+	}
+	if p.halfClosed() && !p.half {
+		p.half = true
+		p.Touch(now)
+		ready |= services.ReadyTimer
+	}
+	if ready&(services.ReadyTimer|services.ReadyDrain) != 0 {
+		p.limit(now, ready)
+	}
+}
+
+// move runs one pipe if its ends say so, and reports whether the pair lives.
+// again is the bit that brings the pipe back when its turn is over.
+func (p *pair) move(now time.Duration, pipe *services.Pipe, again services.Ready, from, to bool) bool {
+	if !pipe.From.Present() {
+		return true // Closing before there was a backend
+	}
+	if !pipe.Wants(from, to) {
+		// Nobody reads this side now, so nobody would see it die.
+		if from {
+			if err := p.Probe(pipe.From); err != nil {
+				p.fail(now, pipe.From, err)
+				return false
+			}
+		}
+		return true
+	}
+	m := pipe.Move(p.Loop())
+	if m.Bytes > 0 {
+		p.Touch(now)
+	}
+	if m.Err != nil {
+		p.fail(now, m.Side, m.Err)
+		return false
+	}
+	if m.More {
+		p.Wake(again)
+	}
+	return true
+}
+
+// halfClosed reports whether one peer has finished and the other hasn't.
+func (p *pair) halfClosed() bool { return p.Client.EOF != p.Backend.EOF }
+
+// finish ends both directions: FIN behind what was read so far. The peers have
+// limit to answer; 0 or less is for ever.
+func (p *pair) finish(now time.Duration, why services.Reason, limit time.Duration) {
+	p.Because(why, "")
+	if !p.Client.EOF && !p.Backend.EOF {
+		p.Saw(services.First{Who: "us", How: services.ByFIN})
+	}
+	p.Enter(services.Closing)
+	if p.finishBy = 0; limit > 0 {
+		p.finishBy = now + limit
+	}
+	p.up.Cut()
+	p.down.Cut()
+	if !p.Backend.Present() {
+		p.up.To = nil // what the client sends is dropped
+		if err := p.Client.CloseWrite(); err != nil {
+			p.fail(now, &p.Client, err)
+			return
+		}
+	}
+	p.relay(now, services.ReadyClient|services.ReadyBackend|services.ReadyTimer)
+}
+
+func (p *pair) fail(now time.Duration, side *services.Side, err error) {
+	p.release()
+	p.Fail(now, side, err)
+}
+
+func (p *pair) abort(now time.Duration, why services.Reason, first services.First) {
+	p.release()
+	p.Abort(now, why, first)
+}
+
+// release gives back what the pair holds besides its connections.
+func (p *pair) release() {
+	p.up.Drop(p.Loop())
+	p.down.Drop(p.Loop())
+	if p.counted {
+		p.counted = false
+		p.target.active.Add(-1)
+	}
+}
+
+// Panicked gives the pair up.
+func (p *pair) Panicked(now time.Duration) {
+	p.abort(now, services.InternalError, services.First{Who: "us", How: services.ByRST})
+}

@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Pool picks backends round robin and keeps away from those that fail: a
+// backend that couldn't be connected is left out for a while, longer each
+// time, and then tried by one connection, so that a dead backend doesn't cost
+// every client a timeout. When none is left, all are tried anyway.
+type Pool struct {
+	backends []*Backend
+	next     atomic.Uint32
+	trial    time.Duration // how long one attempt at a failed backend may take
+	log      *slog.Logger
+}
+
+// Backend is a server that the proxy connects to.
+type Backend struct {
+	addr  netip.AddrPort
+	index int
+
+	fails    atomic.Uint32 // attempts that failed since the last success
+	retryAt  atomic.Int64  // loop time before which it is left out; 0 when it is up
+	active   atomic.Int64
+	connects atomic.Uint64
+	failures atomic.Uint64
+}
+
+// BackendRow describes a backend.
+type BackendRow struct {
+	Addr     netip.AddrPort `json:"address"`
+	Up       bool           `json:"up"`
+	Active   int64          `json:"active"`   // connections now
+	Connects uint64         `json:"connects"` // connections made
+	Failures uint64         `json:"failures"` // attempts that failed
+}
+
+const (
+	// firstRest and lastRest bound for how long a failed backend is left out:
+	// nginx's fail_timeout is 10 s, Envoy's base ejection time 30 s; a short
+	// start costs little since only one connection tries.
+	firstRest = time.Second
+	lastRest  = 30 * time.Second
+)
+
+func newPool(addrs []netip.AddrPort, trial time.Duration, log *slog.Logger) *Pool {
+	p := &Pool{trial: trial, log: log}
+	for i, a := range addrs {
+		p.backends = append(p.backends, &Backend{addr: a, index: i})
+	}
+	return p
+}
+
+// pick chooses the backend for an attempt; after is the one of the attempt
+// before, nil for the first.
+func (p *Pool) pick(now time.Duration, after *Backend) *Backend {
+	n := len(p.backends)
+	if n == 0 {
+		return nil
+	}
+	var start int
+	if after != nil {
+		start = (after.index + 1) % n
+	} else {
+		start = int((p.next.Add(1) - 1) % uint32(n))
+	}
+	for i := range n {
+		if b := p.backends[(start+i)%n]; b.usable(now, p.trial) {
+			return b
+		}
+	}
+	return p.backends[start]
+}
+
+// usable reports whether b is up, or its rest is over: then for this caller only.
+func (b *Backend) usable(now, trial time.Duration) bool {
+	at := b.retryAt.Load()
+	return at == 0 || int64(now) >= at && b.retryAt.CompareAndSwap(at, int64(now+trial))
+}
+
+// failed leaves b out for a while.
+func (p *Pool) failed(b *Backend, now time.Duration, err error) {
+	b.failures.Add(1)
+	n := b.fails.Add(1)
+	rest := min(lastRest, firstRest<<min(n-1, 8))
+	b.retryAt.Store(int64(now + rest))
+	if n == 1 {
+		p.log.Warn("backend failed, new connections go to others", "backend", b.addr, "error", err)
+	}
+}
+
+// worked makes b take its turn again.
+func (p *Pool) worked(b *Backend) {
+	b.connects.Add(1)
+	if b.fails.Load() == 0 {
+		return
+	}
+	b.retryAt.Store(0)
+	if n := b.fails.Swap(0); n > 0 {
+		p.log.Info("backend works again", "backend", b.addr, "failures", n)
+	}
+}
+
+func (p *Pool) rows() []BackendRow {
+	rows := make([]BackendRow, len(p.backends))
+	for i, b := range p.backends {
+		rows[i] = BackendRow{
+			Addr: b.addr, Up: b.fails.Load() == 0, Active: b.active.Load(),
+			Connects: b.connects.Load(), Failures: b.failures.Load(),
+		}
+	}
+	return rows
+}

@@ -1,0 +1,230 @@
+package services
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/lastack/lastack/config"
+)
+
+// Server is the common part of all Services: it listens, makes a Session of
+// each connection, spreads them over the loops, and drains.
+type Server struct {
+	config  config.Service
+	policy  config.Policy
+	network Network
+	loops   *Loops
+	log     *slog.Logger
+	open    OpenFunc
+	proxies bool
+
+	phase  phaseVar
+	plan   atomic.Pointer[Plan]
+	active atomic.Int64 // admitted and not ended
+	live   atomic.Int64 // not gone: active or settling
+	full   atomic.Bool  // doors wait for one to end
+	turn   atomic.Uint32
+	shards []*shard
+	doors  []*door
+
+	idle     chan struct{} // capacity 1; sent to when live reaches 0
+	stopping chan struct{} // closed by Close
+	shutOnce sync.Once
+	opened   sync.WaitGroup // doors open
+
+	ring  endedRing
+	tally tally
+
+	mu     sync.Mutex // guards report
+	report Report
+}
+
+// OpenFunc makes a service's state for a connection just accepted. The Runner
+// embeds the Session; its first run has ReadyStart and calls Session.Begin.
+type OpenFunc func() (*Session, Runner)
+
+// NewServer makes a Server that isn't listening yet.
+func NewServer(c config.Service, p config.Policy, env Env, open OpenFunc) *Server {
+	s := &Server{
+		config: c, policy: p, network: env.Network, loops: env.Loops, log: env.Log, open: open,
+		proxies:  c.Type == "proxy",
+		idle:     make(chan struct{}, 1),
+		stopping: make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.log = s.log.With("service", c.Name)
+	for i := range s.loops.Len() {
+		sh := &shard{server: s}
+		sh.Init(s.loops.At(i), sh)
+		s.shards = append(s.shards, sh)
+	}
+	return s
+}
+
+// Name is the service's name in the configuration.
+func (s *Server) Name() string { return s.config.Name }
+
+// Type is the service's type in the configuration.
+func (s *Server) Type() string { return s.config.Type }
+
+// Phase is where the service is in its life.
+func (s *Server) Phase() Phase { return s.phase.get() }
+
+// Policy is the lifecycle rules of its connections.
+func (s *Server) Policy() *config.Policy { return &s.policy }
+
+// Log is the service's logger.
+func (s *Server) Log() *slog.Logger { return s.log }
+
+// Addrs are the addresses it listens on.
+func (s *Server) Addrs() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, l := range s.config.Listen {
+		all = append(all, l.Addrs...)
+	}
+	return all
+}
+
+// Start listens on every address, or on none.
+func (s *Server) Start() error {
+	if p := s.Phase(); p != Starting {
+		return fmt.Errorf("start service %s: it is %s", s.Name(), p)
+	}
+	doors, err := s.listen()
+	if err != nil {
+		s.phase.enter(Closed)
+		return err
+	}
+	s.doors = doors
+	s.opened.Add(len(doors))
+	s.phase.enter(Serving)
+	for _, d := range doors {
+		d.listener.Notify(func() { d.Wake(ReadyClient) })
+	}
+	return nil
+}
+
+// listen opens a door on every address, or none.
+func (s *Server) listen() ([]*door, error) {
+	var doors []*door
+	for i, addr := range s.Addrs() {
+		l, err := s.network.Listen(addr, s.config.Policy)
+		if err != nil {
+			for _, d := range doors {
+				err = errors.Join(err, d.listener.Close())
+			}
+			return nil, fmt.Errorf("start service %s on %s: %w", s.Name(), addr, err)
+		}
+		d := &door{server: s, listener: l}
+		d.Init(s.loops.At(i%s.loops.Len()), d)
+		doors = append(doors, d)
+	}
+	return doors, nil
+}
+
+// admit reserves a place under max_conns.
+func (s *Server) admit() bool {
+	limit := int64(s.config.MaxConns)
+	for {
+		if n := s.active.Add(1); limit <= 0 || n <= limit {
+			return true
+		}
+		s.active.Add(-1)
+		if !s.full.Swap(true) {
+			s.tally.full.Add(1)
+		}
+		// One may have ended before it could see that doors wait.
+		if s.active.Load() >= limit || !s.full.CompareAndSwap(true, false) {
+			return false
+		}
+	}
+}
+
+// unadmit gives a place back and lets waiting doors go on.
+func (s *Server) unadmit() {
+	s.active.Add(-1)
+	if s.full.Load() && s.full.Swap(false) {
+		for _, d := range s.doors {
+			d.Wake(ReadyStart)
+		}
+	}
+}
+
+// adopt makes a session of an admitted connection, on the next loop.
+func (s *Server) adopt(c Conn) {
+	sh := s.shards[int(s.turn.Add(1))%len(s.shards)]
+	session, runner := s.open()
+	session.Init(sh.loop, runner)
+	session.server, session.shard = s, sh
+	session.Client.Conn, session.id = c, c.ID()
+	session.opened = sh.loop.Now()
+	session.Touch(session.opened)
+	s.tally.accepted.Add(1)
+	s.live.Add(1)
+	sh.add(session)
+	session.Wake(ReadyStart)
+}
+
+// left takes note of a session that is gone.
+func (s *Server) left(e Ended) {
+	s.tally.add(&e)
+	s.ring.add(e)
+	if s.phase.get() >= Draining {
+		s.account(e)
+	}
+	if s.live.Add(-1) > 0 {
+		return
+	}
+	select {
+	case s.idle <- struct{}{}:
+	default: // whoever waits is told already
+	}
+}
+
+// Conns lists the live connections.
+func (s *Server) Conns() []Row {
+	var all []seen
+	for _, sh := range s.shards {
+		all = sh.sessions(all)
+	}
+	now := s.loops.Now()
+	rows := make([]Row, len(all))
+	for i, v := range all {
+		rows[i] = v.row(now)
+	}
+	return rows
+}
+
+// Ended lists the last connections that ended, newest first.
+func (s *Server) Ended() []Ended { return s.ring.list() }
+
+// Counters are the service's totals.
+func (s *Server) Counters() Counters {
+	c := Counters{
+		Accepted: s.tally.accepted.Load(), AcceptErrors: s.tally.acceptErrors.Load(), Full: s.tally.full.Load(),
+		Active:    s.active.Load(),
+		Ended:     make(map[string]uint64),
+		ToBackend: s.tally.toBackend.Load(), ToClient: s.tally.toClient.Load(),
+	}
+	c.Settling = max(0, s.live.Load()-c.Active)
+	for r := range reasons {
+		if n := s.tally.ended[r].Load(); n > 0 {
+			c.Ended[r.String()] = n
+		}
+	}
+	var all []seen
+	for _, sh := range s.shards {
+		all = sh.sessions(all)
+	}
+	for _, v := range all {
+		c.ToBackend += v.s.toBackend()
+		c.ToClient += v.s.Client.sent.Load()
+	}
+	return c
+}

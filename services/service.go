@@ -1,0 +1,43 @@
+package services
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+
+	"github.com/lastack/lastack/config"
+)
+
+// Service is something that listens. Its life goes one way, see Phase: Start
+// once, then Drain or Close. All methods may be called from any goroutine.
+type Service interface {
+	// Name is the service's name in the configuration, Type its type.
+	Name() string
+	Type() string
+	// Addrs are the addresses it listens on.
+	Addrs() []netip.AddrPort
+	Phase() Phase
+
+	// Start listens and returns; on an error nothing is left open.
+	Start() error
+	// Drain refuses new connections, ends the quiet ones with FIN at once and
+	// the busy ones as soon as they are quiet, at the latest at d.Deadline; a
+	// peer that doesn't answer our FIN within d.FinGrace is reset. It returns
+	// when every connection has ended and its FINs are acknowledged or given
+	// up. Canceling ctx makes the deadline now.
+	Drain(ctx context.Context, d config.Drain) Report
+	// Close resets what is left and stops listening. It is idempotent.
+	Close()
+
+	// Conns lists the live connections, Ended the last that ended, newest first.
+	Conns() []Row
+	Ended() []Ended
+	Counters() Counters
+}
+
+// Env is what services share.
+type Env struct {
+	Network Network
+	Loops   *Loops
+	Log     *slog.Logger // nil is silent
+}
