@@ -106,6 +106,7 @@ func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.R
 	if plan != nil && ready&services.ReadyDrain != 0 {
 		if by := now + plan.FinGrace; t.finishBy == 0 || by < t.finishBy {
 			t.finishBy = by
+			t.Because(services.Drained, "")
 		}
 	}
 	switch {

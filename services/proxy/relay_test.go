@@ -34,11 +34,11 @@ func randomTraffic(t *testing.T, rng *rand.Rand) {
 	for range 1 + rng.IntN(4) {
 		client, backend := r.pair(h)
 		up, down := randomBytes(rng), randomBytes(rng)
-		all.Go(func() { sendAll(t, client.Split(), up, rng.Uint64()) })
-		all.Go(func() { sendAll(t, backend.Split(), down, rng.Uint64()) })
-		all.Go(func() { receiveAll(t, backend, up, rng.Uint64()) })
-		all.Go(func() { receiveAll(t, client, down, rng.Uint64()) })
-		synctest.Wait() // each has its seed
+		clientWriter, backendWriter, seed := client.Split(), backend.Split(), rng.Uint64()
+		all.Go(func() { sendAll(t, clientWriter, up, seed) })
+		all.Go(func() { sendAll(t, backendWriter, down, seed+1) })
+		all.Go(func() { receiveAll(t, backend, up, seed+2) })
+		all.Go(func() { receiveAll(t, client, down, seed+3) })
 	}
 	all.Wait()
 	time.Sleep(time.Second)
