@@ -76,9 +76,6 @@ func (s *Server) Type() string { return s.config.Type }
 // Phase is where the service is in its life.
 func (s *Server) Phase() Phase { return s.phase.get() }
 
-// Policy is the lifecycle rules of its connections.
-func (s *Server) Policy() *config.Policy { return &s.policy }
-
 // Log is the service's logger.
 func (s *Server) Log() *slog.Logger { return s.log }
 

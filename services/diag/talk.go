@@ -90,8 +90,6 @@ func (t *talk) judge(now time.Duration, ready services.Ready) {
 		t.awaitFIN(now, plan, ready)
 	case plan != nil:
 		t.drain(now, plan)
-	case t.Client.EOF:
-		t.awaitReader(now)
 	}
 }
 
@@ -116,19 +114,6 @@ func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.R
 	default:
 		t.abort(now, services.FinWait2Timeout)
 	}
-}
-
-// awaitReader resets a client that has finished and doesn't read the rest.
-func (t *talk) awaitReader(now time.Duration) {
-	limit := t.diag.policy.HalfClose
-	if limit <= 0 {
-		return
-	}
-	if at := t.Moved() + limit; now < at {
-		t.ArmBy(at)
-		return
-	}
-	t.abort(now, services.HalfCloseTimeout)
 }
 
 // drain finishes the talk when it is quiet, or at the deadline.

@@ -215,7 +215,6 @@ func TestIdleConnectionsEndWithFIN(t *testing.T) {
 		r.wantEnd(services.IdleTimeout, "us", services.ByFIN, services.Clean)
 		// One that doesn't answer the FIN is reset after fin_wait2.
 		client, backend = r.pair(h)
-		begin = time.Now()
 		r.hearEnd(client)
 		client.Close()
 		time.Sleep(2 * time.Minute)
