@@ -138,3 +138,36 @@ func Start(t testing.TB, h *lab.Host, cmd *exec.Cmd) (ended <-chan error) {
 	})
 	return done
 }
+
+// Echo starts an echo server on h.
+func Echo(t testing.TB, h *lab.Host, addr string) *lab.Server {
+	t.Helper()
+	s, err := lab.Echo(t.Context(), h, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Close(t, s)
+	return s
+}
+
+// Web starts an HTTP server on h with lab.Pages.
+func Web(t testing.TB, h *lab.Host, addr string) *lab.Web {
+	t.Helper()
+	w, err := lab.NewWeb(t.Context(), h, addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Close(t, w)
+	return w
+}
+
+// BulkServer starts a server for lab.Bulk on h.
+func BulkServer(t testing.TB, h *lab.Host, addr string, send, want lab.Blob) *lab.Server {
+	t.Helper()
+	s, err := lab.BulkServer(t.Context(), h, addr, send, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Close(t, s)
+	return s
+}
