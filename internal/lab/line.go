@@ -17,10 +17,10 @@ type LineStats struct {
 	QueueDrops                                 uint64 // for want of rate
 	Eaten                                      uint64 // by the cut
 	RingDrops, Oversize, SendErrors, Unchanged uint64 // not wanted, see below
-	// RingDrops came faster than the line could take them. Oversize and
-	// Unchanged are super-frames, which no wire carries: somebody turned the
-	// offloads of an end on. Those too long are dropped, the others are cut by
-	// the kernel. SendErrors: the receiving end is down.
+	// RingDrops came faster than the line could take them, Oversize are large
+	// frames that did. Unchanged are super-frames, which no wire carries:
+	// somebody turned the offloads of an end on. They are never damaged, and
+	// the kernel cuts them. SendErrors: the receiving end is down.
 }
 
 // line is one direction: a goroutine takes frames from one port and decides,

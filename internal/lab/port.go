@@ -18,13 +18,15 @@ import (
 const vnetLen = 10
 
 const (
-	// ringFrame holds a jumbo frame of 9000 bytes with its header.
-	ringFrame = 10 << 10
+	// ringFrame holds a frame of 1500 bytes with its header. Larger ones come
+	// by the socket's own queue.
+	ringFrame = 2 << 10
 	// ringBlock is what the kernel allocates in one piece.
 	ringBlock = 1 << 20
-	// ringBlocks make room for about 1000 frames, 25 ms at 500 Mbit/s: the
+	// ringBlocks make room for 8192 frames, more than the windows of a few
+	// connections: kernels send a whole window at memory speed, and the
 	// receive buffer of a socket can't grow enough without being root.
-	ringBlocks = 10
+	ringBlocks = 16
 
 	framesPerBlock = ringBlock / ringFrame
 )
@@ -39,6 +41,7 @@ type port struct {
 	mu   sync.Mutex // held while receiving, so that close can't unmap under it
 	ring []byte     // nil once closed
 	slot int        // the next one the kernel fills
+	big  []byte     // holds a frame too large for a slot
 
 	drops atomic.Uint64 // frames that did not fit the ring
 }
@@ -96,10 +99,15 @@ func (p *port) prepare(fd int, outgoing bool) error {
 		{unix.PACKET_VERSION, unix.TPACKET_V2},
 		{unix.PACKET_VNET_HDR, 1},
 		{unix.PACKET_IGNORE_OUTGOING, ignore},
+		{unix.PACKET_COPY_THRESH, ringFrame},
 	} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, o.option, o.value); err != nil {
 			return fmt.Errorf("packet option %d: %w", o.option, err)
 		}
+	}
+	// For large frames, as much as the system gives.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20); err != nil {
+		return os.NewSyscallError("setsockopt", err)
 	}
 	req := &unix.TpacketReq{
 		Block_size: ringBlock, Block_nr: ringBlocks,
@@ -169,10 +177,25 @@ func (p *port) packet(h *header) packet {
 		time:     time.Unix(int64(h.Sec), int64(h.Nsec)),
 		outgoing: slot[addrOffset+10] == unix.PACKET_OUTGOING,
 	}
+	if h.Status&unix.TP_STATUS_COPY != 0 {
+		p.fetch(&k)
+	}
 	if h.Status&unix.TP_STATUS_VLAN_VALID != 0 {
 		k.retag(h)
 	}
 	return k
+}
+
+// fetch takes a frame that did not fit its slot from the socket's queue.
+func (p *port) fetch(k *packet) {
+	if p.big == nil {
+		p.big = make([]byte, 128<<10)
+	}
+	n, err := 0, error(nil)
+	errClosed := p.rc.Control(func(fd uintptr) { n, err = unix.Read(int(fd), p.big) })
+	if errClosed == nil && err == nil && n > vnetLen {
+		k.vnet, k.data = p.big[:vnetLen], p.big[vnetLen:n]
+	}
 }
 
 // retag puts back the VLAN tag that the kernel took out of the frame.
