@@ -37,7 +37,18 @@ func NewHost(name string) (*Host, error) {
 	return h, nil
 }
 
-// unshare gives the calling thread a new namespace and keeps it in h.
+// Here returns the namespace that the calling thread is in as a Host, for a
+// program that was started inside one.
+func Here(name string) (*Host, error) {
+	h := &Host{name: name, dialing: make(chan struct{}, 8)}
+	if err := h.keep(); err != nil {
+		return nil, fmt.Errorf("make host %s of this namespace: %w", name, err)
+	}
+	h.client = h.newClient()
+	return h, nil
+}
+
+// unshare gives the calling thread a new namespace, for h.
 func (h *Host) unshare() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("unshare the network namespace: %w", err)
@@ -46,6 +57,11 @@ func (h *Host) unshare() error {
 	if err := upLoopback(); err != nil {
 		return err
 	}
+	return h.keep()
+}
+
+// keep holds the namespace of the calling thread in h.
+func (h *Host) keep() error {
 	ns, err := here()
 	if err != nil {
 		return err

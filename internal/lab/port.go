@@ -43,7 +43,8 @@ type port struct {
 	slot int        // the next one the kernel fills
 	big  []byte     // holds a frame too large for a slot
 
-	drops atomic.Uint64 // frames that did not fit the ring
+	closed atomic.Bool
+	drops  atomic.Uint64 // frames that did not fit the ring
 }
 
 // packet is one frame in the ring. It is valid until receive continues.
@@ -132,6 +133,9 @@ func (p *port) receive(f func(packet)) error {
 		return os.ErrClosed
 	}
 	err := p.rc.Read(func(uintptr) bool { return p.header().ready() })
+	if p.closed.Load() {
+		return os.ErrClosed
+	}
 	if err != nil {
 		return err
 	}
@@ -238,11 +242,12 @@ func (p *port) dropped() uint64 {
 
 // close ends receive and frees the ring. It may be called more than once.
 func (p *port) close() error {
+	p.closed.Store(true)
 	err := p.file.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ring == nil {
-		return nil
+		return nil // closed before
 	}
 	ring := p.ring
 	p.ring = nil

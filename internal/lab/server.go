@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Server accepts TCP connections on a host's kernel and gives each to a
@@ -41,7 +42,9 @@ func Serve(ctx context.Context, h *Host, addr string, handle func(net.Conn) erro
 // ends its own half.
 func Echo(ctx context.Context, h *Host, addr string) (*Server, error) {
 	return Serve(ctx, h, addr, func(c net.Conn) error {
-		_, err := io.Copy(c, c)
+		// Not splice(2), which io.Copy uses between two sockets: it holds a
+		// pipe, two more open files, for each connection that waits.
+		_, err := io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, make([]byte, 8<<10))
 		return errors.Join(err, closeWrite(c))
 	})
 }
@@ -91,8 +94,10 @@ func (s *Server) accept() {
 			return
 		}
 		if err != nil {
+			// Mostly the limit of open files. Others may end meanwhile.
 			s.fail(err)
-			return
+			time.Sleep(10 * time.Millisecond)
+			continue
 		}
 		s.accepted.Add(1)
 		if !s.enter(c) {

@@ -27,6 +27,9 @@ func Main(m *testing.M) {
 // Run is Main for a TestMain with work of its own: it returns the status.
 // What TestMain does before it happens outside the laboratory too.
 func Run(m *testing.M) int {
+	if addr := os.Getenv(echoRole); addr != "" {
+		return playEcho(addr)
+	}
 	refused = lab.Enter()
 	if refused != nil && Required() {
 		fmt.Fprintf(os.Stderr, "no laboratory for tests: %v\n", refused)

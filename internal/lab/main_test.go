@@ -1,9 +1,0 @@
-package lab_test
-
-import (
-	"testing"
-
-	"github.com/lastack/lastack/internal/lab/labtest"
-)
-
-func TestMain(m *testing.M) { labtest.Main(m) }
