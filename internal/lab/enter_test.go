@@ -18,8 +18,8 @@ import (
 const act = "LAB_TEST_ACT"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(act) != "" {
-		os.Exit(play(os.Getenv(act)))
+	if part := os.Getenv(act); part != "" && part != "tests" {
+		os.Exit(play(part))
 	}
 	labtest.Main(m)
 }
@@ -48,10 +48,10 @@ func play(part string) int {
 }
 
 // outside prepares a program that is not yet in the laboratory.
-func outside(t *testing.T, part string) *exec.Cmd {
+func outside(t *testing.T, part string, args ...string) *exec.Cmd {
 	t.Helper()
 	labtest.Need(t)
-	cmd := exec.Command("/proc/self/exe", "one", "two")
+	cmd := exec.Command("/proc/self/exe", args...)
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "LASTACK_LAB=") {
 			cmd.Env = append(cmd.Env, e)
@@ -63,7 +63,7 @@ func outside(t *testing.T, part string) *exec.Cmd {
 }
 
 func TestEnterPassesArgumentsOutputAndStatus(t *testing.T) {
-	cmd := outside(t, "exit")
+	cmd := outside(t, "exit", "one", "two")
 	out, _ := cmd.Output() // the status is looked at below
 	if got, want := string(out), "one two true 0\n"; got != want {
 		t.Errorf("got output %q, want %q", got, want)
@@ -111,5 +111,66 @@ func TestStrayMarkerDoesNotLookLikeALaboratory(t *testing.T) {
 	t.Setenv("LASTACK_LAB", here)
 	if lab.Inside() {
 		t.Error("got Inside with the marker of this very namespace")
+	}
+}
+
+// forbid makes new namespaces impossible while the test runs, by settings of
+// our own user namespace.
+func forbid(t *testing.T) {
+	t.Helper()
+	labtest.Need(t)
+	ours, err := os.Readlink("/proc/self/ns/user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if top, err := os.Readlink("/proc/1/ns/user"); err == nil && top == ours {
+		t.Skip("the laboratory has no user namespace of its own here, and the machine's settings stay as they are")
+	}
+	for _, f := range []string{"/proc/sys/user/max_user_namespaces", "/proc/sys/user/max_net_namespaces"} {
+		old, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(f, []byte("0"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.WriteFile(f, old, 0o644); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestEnterSaysWhatForbidsNamespaces(t *testing.T) {
+	cmd := outside(t, "exit")
+	forbid(t)
+	out, _ := cmd.Output() // the status is looked at below
+	if want := "sysctl -w user.max_user_namespaces="; !strings.Contains(string(out), want) {
+		t.Errorf("got %q, want it to say %q", out, want)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != 99 {
+		t.Errorf("got status %d, want 99", got)
+	}
+}
+
+func TestWithoutNamespacesTestsAreSkippedOrFail(t *testing.T) {
+	for _, c := range []struct {
+		setting, want string
+		status        int
+	}{
+		{"", "--- SKIP: TestDoMovesTheThreadAndBringsItBack", 0},
+		{"require", "no laboratory for tests: ", 1},
+	} {
+		t.Run("setting "+c.setting, func(t *testing.T) {
+			cmd := outside(t, "tests", "-test.v", "-test.run=TestDoMoves")
+			cmd.Env = append(cmd.Env, "APPLIANCE_TEST="+c.setting)
+			cmd.Stderr = nil
+			forbid(t)
+			out, _ := cmd.CombinedOutput() // likewise
+			if !strings.Contains(string(out), c.want) || cmd.ProcessState.ExitCode() != c.status {
+				t.Errorf("got %q and status %d, want %q and %d", out, cmd.ProcessState.ExitCode(), c.want, c.status)
+			}
+		})
 	}
 }
