@@ -130,9 +130,10 @@ func (c *Capture) Await(ctx context.Context, match func(Segment) bool) (Segment,
 	}
 }
 
-// Close ends the recording. What was seen stays readable.
+// Close ends the recording, after the frames that passed before it. They stay
+// readable.
 func (c *Capture) Close() error {
-	err := c.port.close()
+	err := c.port.close(c.add)
 	c.owned.Wait()
 	return err
 }

@@ -144,7 +144,7 @@ func (l *ImpairedLink) dismantle() error {
 		if p == nil {
 			continue
 		}
-		errs = append(errs, p.close())
+		errs = append(errs, p.close(nil))
 		// The host at the other end may have gone, and the wire with it.
 		_ = l.middle.RemoveLink(near)
 	}

@@ -139,10 +139,15 @@ func (p *port) receive(f func(packet)) error {
 	if err != nil {
 		return err
 	}
+	p.takeAll(f)
+	return nil
+}
+
+// takeAll takes what is in the ring, at most one round of it.
+func (p *port) takeAll(f func(packet)) {
 	for i := 0; i < ringBlocks*framesPerBlock && p.header().ready(); i++ {
 		p.take(f)
 	}
-	return nil
 }
 
 // take gives f the frame in the next slot and the slot back to the kernel.
@@ -240,14 +245,18 @@ func (p *port) dropped() uint64 {
 	return p.drops.Load()
 }
 
-// close ends receive and frees the ring. It may be called more than once.
-func (p *port) close() error {
+// close ends receive, gives last, if there is one, the frames that are still
+// in the ring, and frees it. It may be called more than once.
+func (p *port) close(last func(packet)) error {
 	p.closed.Store(true)
 	err := p.file.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ring == nil {
 		return nil // closed before
+	}
+	if last != nil {
+		p.takeAll(last)
 	}
 	ring := p.ring
 	p.ring = nil

@@ -85,4 +85,4 @@ func (r *Raw) RecvSegment(ctx context.Context, match func(Segment) bool) (Segmen
 }
 
 // Close closes the socket. It may be called more than once.
-func (r *Raw) Close() error { return r.port.close() }
+func (r *Raw) Close() error { return r.port.close(nil) }
