@@ -3,7 +3,6 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -155,6 +154,3 @@ func upLoopback() error {
 	}
 	return nil
 }
-
-// MAC is the hardware address of an interface.
-type MAC = net.HardwareAddr

@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// MAC is the hardware address of an interface.
+type MAC = net.HardwareAddr
+
 // Link is what the kernel says of an interface.
 type Link struct {
 	Index   int
