@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -59,10 +62,39 @@ func (h *Host) change(ifname, what string, f func(netlink.Link) error) error {
 func (h *Host) AddAddr(ifname string, p netip.Prefix) error {
 	return h.change(ifname, "add address "+p.String(), func(l netlink.Link) error {
 		a := &netlink.Addr{IPNet: ipNet(p)}
-		if p.Addr().Is6() {
-			a.Flags = unix.IFA_F_NODAD
+		if !p.Addr().Is6() {
+			return h.nl.AddrAdd(l, a)
 		}
-		return h.nl.AddrAdd(l, a)
+		a.Flags = unix.IFA_F_NODAD
+		if err := h.nl.AddrAdd(l, a); err != nil || l.Attrs().OperState != netlink.OperUp {
+			return err
+		}
+		return h.waitSolicited(ifname, p.Addr())
+	})
+}
+
+// waitSolicited waits until the kernel listens for questions about an IPv6
+// address: it joins their group from a work queue, milliseconds later, and who
+// asks before that asks again only after a second. Should the kernel not join
+// in half of that, the address still works.
+func (h *Host) waitSolicited(ifname string, ip netip.Addr) error {
+	// RFC 4291, 2.7.1: ff02::1:ff and the last 24 bits.
+	b := ip.As16()
+	group := fmt.Sprintf("ff0200000000000000000001ff%x", b[13:])
+	return h.Do(func() error {
+		for range 500 {
+			joined, err := os.ReadFile("/proc/thread-self/net/igmp6")
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(joined)) {
+				if f := strings.Fields(line); len(f) > 2 && f[1] == ifname && f[2] == group {
+					return nil
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return nil
 	})
 }
 
