@@ -1,0 +1,80 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/lastack/lastack/services"
+)
+
+// Client asks the daemon behind a socket.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient makes a client; nothing is connected before the first question.
+func NewClient(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	return &Client{socket: socket, http: http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// Status asks for the state of the daemon.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	return s, c.get(ctx, "/v1/status", &s)
+}
+
+// Conns asks for the live connections.
+func (c *Client) Conns(ctx context.Context) ([]services.Row, error) {
+	var rows []services.Row
+	return rows, c.get(ctx, "/v1/conns", &rows)
+}
+
+// Ended asks for the last connections that ended, newest first.
+func (c *Client) Ended(ctx context.Context) ([]services.Ended, error) {
+	var rows []services.Ended
+	return rows, c.get(ctx, "/v1/conns/ended", &rows)
+}
+
+func (c *Client) get(ctx context.Context, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://appliance"+path, nil)
+	if err != nil {
+		return err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 1024)) // the status says enough
+		return fmt.Errorf("the appliance at %s answers %s %s", c.socket, res.Status, strings.TrimSpace(string(text)))
+	}
+	if err := json.NewDecoder(res.Body).Decode(v); err != nil {
+		return fmt.Errorf("read the answer of the appliance at %s: %w", c.socket, err)
+	}
+	return nil
+}
+
+// explain says what an operator can do about a socket that does not answer.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no appliance runs behind %s: start it with `appliance run -c FILE`, or name its admin.socket with --socket", c.socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s belongs to another user: run this as the user the appliance runs as (sudo)", c.socket)
+	}
+	return fmt.Errorf("ask the appliance at %s: %w", c.socket, err)
+}

@@ -1,0 +1,62 @@
+package admin
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/lastack/lastack/services"
+	"github.com/lastack/lastack/services/proxy"
+)
+
+// Status is the state of the whole daemon.
+type Status struct {
+	Version    string             `json:"version"`
+	PID        int                `json:"pid"`
+	Config     string             `json:"config"` // path of the file in use
+	Started    time.Time          `json:"started"`
+	Phase      string             `json:"phase"` // "serving" or "draining"
+	Threads    int                `json:"threads"`
+	Memory     uint64             `json:"memory_bytes"` // resident
+	Interfaces []Interface        `json:"interfaces"`
+	Services   []Service          `json:"services"`
+	TCP        map[string]int     `json:"tcp"` // connections by RFC 9293 state
+	Refused    Refused            `json:"refused"`
+	Loops      services.LoopStats `json:"loops"`
+}
+
+// Interface is one claimed network card.
+type Interface struct {
+	Name      string            `json:"name"`
+	Up        bool              `json:"up"`
+	MAC       string            `json:"mac"`
+	MTU       int               `json:"mtu"`
+	Driver    string            `json:"driver"`
+	Guard     string            `json:"guard"` // what keeps frames from the kernel
+	Addresses []netip.Prefix    `json:"addresses"`
+	Counters  map[string]uint64 `json:"counters"` // by the names of netif.Counters
+}
+
+// Service is one service and its totals.
+type Service struct {
+	Name     string             `json:"name"`
+	Type     string             `json:"type"`
+	Policy   string             `json:"policy"`
+	Phase    string             `json:"phase"`
+	Listen   []netip.AddrPort   `json:"listen"`
+	Counters services.Counters  `json:"counters"`
+	Backends []proxy.BackendRow `json:"backends,omitempty"`
+}
+
+// Refused counts new connections that were turned away while draining.
+type Refused struct {
+	Reset   uint64 `json:"reset"`
+	Ignored uint64 `json:"ignored"`
+}
+
+// Source is who knows the answers. Its methods may be called at once from
+// several goroutines.
+type Source interface {
+	Status() Status
+	Conns() []services.Row
+	Ended() []services.Ended
+}
