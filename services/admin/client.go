@@ -33,19 +33,22 @@ func NewClient(socket string) *Client {
 // Status asks for the state of the daemon.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var s Status
-	return s, c.get(ctx, "/v1/status", &s)
+	err := c.get(ctx, "/v1/status", &s)
+	return s, err
 }
 
 // Conns asks for the live connections.
 func (c *Client) Conns(ctx context.Context) ([]services.Row, error) {
 	var rows []services.Row
-	return rows, c.get(ctx, "/v1/conns", &rows)
+	err := c.get(ctx, "/v1/conns", &rows)
+	return rows, err
 }
 
 // Ended asks for the last connections that ended, newest first.
 func (c *Client) Ended(ctx context.Context) ([]services.Ended, error) {
 	var rows []services.Ended
-	return rows, c.get(ctx, "/v1/conns/ended", &rows)
+	err := c.get(ctx, "/v1/conns/ended", &rows)
+	return rows, err
 }
 
 func (c *Client) get(ctx context.Context, path string, v any) error {
