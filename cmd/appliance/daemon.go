@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/netif"
+	"github.com/lastack/lastack/services"
+	"github.com/lastack/lastack/services/admin"
+	"github.com/lastack/lastack/services/diag"
+	"github.com/lastack/lastack/services/proxy"
+	"github.com/lastack/lastack/stack"
+)
+
+// daemon is everything that runs, in the order start makes it. stop takes it
+// down in the reverse order, and is the only one to do so.
+//
+// Its long-lived goroutines: per card one for each receive queue and one that
+// watches the link (endpoints), gVisor's TCP processors and one for router
+// advertisements (stack), one event loop for each thread (loops), one that
+// accepts on the admin socket (admin), one for signals (stopSignals).
+type daemon struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	stateDir string
+	started  time.Time
+	draining atomic.Bool
+
+	nics       []*netif.NIC
+	gate       stack.Gate
+	endpoints  []*netif.Endpoint
+	stack      *stack.Stack
+	loops      *services.Loops
+	supervisor *services.Supervisor
+	admin      *admin.Server
+}
+
+// start takes the cards and serves. After an error stop undoes what was done.
+func (d *daemon) start(ctx context.Context) error {
+	if socket := d.cfg.Admin.Socket; socket != "" {
+		if err := admin.Free(socket); err != nil { // before anything is touched
+			return err
+		}
+	}
+	links, err := d.openCards()
+	if err != nil {
+		return err
+	}
+	d.stack, err = stack.New(ctx, stack.Options{Config: d.cfg, Links: links, Gate: &d.gate, Log: d.log})
+	if err != nil {
+		return err
+	}
+	d.loops = services.NewLoops(services.LoopOptions{N: runtime.GOMAXPROCS(0), Log: d.log})
+	all, err := d.makeServices()
+	if err != nil {
+		return err
+	}
+	d.supervisor = services.NewSupervisor(all...)
+	if err := d.supervisor.Start(ctx); err != nil {
+		return err
+	}
+	for _, s := range all {
+		d.log.Info("serving", "service", s.Name(), "type", s.Type(), "listen", s.Addrs())
+	}
+	if socket := d.cfg.Admin.Socket; socket != "" {
+		d.admin, err = admin.Serve(socket, d, d.log)
+	}
+	return err
+}
+
+// openCards claims the cards and starts their endpoints, all of them or an error.
+func (d *daemon) openCards() ([]stack.Link, error) {
+	links := make([]stack.Link, 0, len(d.cfg.Interfaces))
+	for _, i := range d.cfg.Interfaces {
+		nic, err := netif.Claim(i.Name, netif.ClaimOptions{StateDir: d.stateDir, MTU: i.MTU, Log: d.log})
+		if err != nil {
+			return nil, err
+		}
+		d.nics = append(d.nics, nic)
+		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: &d.gate, Log: d.log})
+		if err != nil {
+			return nil, err
+		}
+		d.endpoints = append(d.endpoints, ep)
+		links = append(links, stack.Link{Interface: i, Endpoint: ep.Port(0)})
+	}
+	return links, nil
+}
+
+func (d *daemon) makeServices() ([]services.Service, error) {
+	env := services.Env{Network: network{d.stack}, Loops: d.loops, Log: d.log}
+	all := make([]services.Service, 0, len(d.cfg.Services))
+	for _, s := range d.cfg.Services {
+		policy := d.cfg.Policies[s.Policy]
+		if s.Type == "proxy" {
+			all = append(all, proxy.New(s, policy, env))
+			continue
+		}
+		one, err := diag.New(s, policy, env)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+// drain ends every connection and tells how well that went.
+func (d *daemon) drain(stop *stopSignals) services.Report {
+	d.draining.Store(true)
+	// SIGQUIT resets what the drain still waits for, and so ends it.
+	cancel := context.AfterFunc(stop.quit, d.supervisor.Close)
+	defer cancel()
+	done := make(chan struct{})
+	var progress sync.WaitGroup
+	progress.Go(func() { d.logProgress(done) })
+	report := d.supervisor.Drain(stop.hurry, d.cfg.Drain)
+	close(done)
+	progress.Wait()
+
+	ctx, end := context.WithTimeout(stop.quit, d.cfg.Drain.FinGrace)
+	defer end()
+	if n := d.stack.Settle(ctx); n > 0 {
+		d.log.Warn("some FINs stayed unacknowledged", "connections", n)
+		report.Unacked = max(report.Unacked, n)
+	}
+	logRest(d.log, report)
+	d.log.Info("drained", "clean", report.Clean, "reset", report.Reset, "unacked", report.Unacked,
+		"took", report.Took.Round(time.Millisecond))
+	return report
+}
+
+// logProgress tells once a second how many connections a drain waits for.
+func (d *daemon) logProgress(done <-chan struct{}) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+			var active, settling int64
+			for _, s := range d.supervisor.Services() {
+				c := s.Counters()
+				active, settling = active+c.Active, settling+c.Settling
+			}
+			d.log.Info("draining", "connections", active, "settling", settling)
+		}
+	}
+}
+
+// stop undoes start, the last first: services before the frames they send,
+// frames before the stack, because gVisor resets what it still knows, and the
+// cards go back when nobody uses them.
+func (d *daemon) stop() error {
+	var errs []error
+	if d.admin != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		errs = append(errs, d.admin.Close(ctx))
+		cancel()
+	}
+	if d.supervisor != nil {
+		d.supervisor.Close()
+	}
+	for _, ep := range d.endpoints {
+		if err := ep.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", ep.Name(), err))
+		}
+	}
+	if d.stack != nil {
+		d.stack.Close()
+	}
+	if d.loops != nil {
+		d.loops.Close()
+	}
+	for i := len(d.nics) - 1; i >= 0; i-- {
+		errs = append(errs, d.nics[i].Release())
+	}
+	return errors.Join(errs...)
+}

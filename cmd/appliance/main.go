@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/urfave/cli/v2"
+)
+
+// version is set by the linker: git describe.
+var version = "unknown"
+
+func main() {
+	os.Exit(execute(context.Background(), os.Args, os.Stdout, os.Stderr))
+}
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	return &cli.App{
+		Name:                 "appliance",
+		Usage:                "a TCP proxy with its own network stack: every connection gets its last ACK",
+		Version:              version,
+		HideVersion:          true, // `appliance version` tells more
+		EnableBashCompletion: true,
+		Suggest:              true,
+		Writer:               stdout,
+		ErrWriter:            stderr,
+		ExitErrHandler:       func(*cli.Context, error) {}, // execute reports
+		OnUsageError:         usageError,
+		Action:               noCommand,
+		CommandNotFound:      nil,
+		Commands: []*cli.Command{
+			runCommand(), checkCommand(),
+			statusCommand(), connsCommand(), nicCommand(), versionCommand(),
+		},
+	}
+}
+
+// execute runs one command line and gives its exit status.
+func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := newApp(stdout, stderr)
+	for _, c := range app.Commands {
+		strict(c)
+	}
+	err := app.RunContext(ctx, args)
+	var code exitCode
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &code):
+		return int(code)
+	}
+	fmt.Fprintf(stderr, "appliance: %v\n", err)
+	var usage usageErr
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitError
+}

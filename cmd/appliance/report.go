@@ -1,0 +1,97 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lastack/lastack/netif"
+	"github.com/lastack/lastack/services"
+	"github.com/lastack/lastack/services/admin"
+	"github.com/lastack/lastack/services/proxy"
+)
+
+var _ admin.Source = (*daemon)(nil)
+
+// Status implements admin.Source.
+func (d *daemon) Status() admin.Status {
+	phase := "serving"
+	if d.draining.Load() {
+		phase = "draining"
+	}
+	s := admin.Status{
+		Version: version, PID: os.Getpid(), Config: d.cfg.File, Started: d.started, Phase: phase,
+		Threads: runtime.GOMAXPROCS(0), Memory: resident(), TCP: d.stack.States(),
+		Refused: admin.Refused{Reset: d.gate.Count.Reset.Load(), Ignored: d.gate.Count.Ignored.Load()},
+		Loops:   d.loops.Stats(),
+	}
+	for i, nic := range d.nics {
+		s.Interfaces = append(s.Interfaces, admin.Interface{
+			Name: nic.Name(), Up: d.endpoints[i].Up(), MAC: nic.MAC().String(), MTU: nic.MTU(), Driver: nic.Driver(),
+			Guard: nic.Guard(), Addresses: d.cfg.Interfaces[i].Addresses, Counters: byName(d.endpoints[i].Counters()),
+		})
+	}
+	for i, one := range d.supervisor.Services() {
+		row := admin.Service{
+			Name: one.Name(), Type: one.Type(), Policy: d.cfg.Services[i].Policy, Phase: one.Phase().String(),
+			Listen: one.Addrs(), Counters: one.Counters(),
+		}
+		if p, ok := one.(*proxy.Proxy); ok {
+			row.Backends = p.Backends()
+		}
+		s.Services = append(s.Services, row)
+	}
+	return s
+}
+
+// Conns implements admin.Source.
+func (d *daemon) Conns() []services.Row {
+	rows := []services.Row{}
+	for _, s := range d.supervisor.Services() {
+		rows = append(rows, s.Conns()...)
+	}
+	return rows
+}
+
+// Ended implements admin.Source.
+func (d *daemon) Ended() []services.Ended {
+	rows := []services.Ended{}
+	for _, s := range d.supervisor.Services() {
+		rows = append(rows, s.Ended()...)
+	}
+	slices.SortStableFunc(rows, func(a, b services.Ended) int { return b.Opened.Add(b.Lasted).Compare(a.Opened.Add(a.Lasted)) })
+	return rows
+}
+
+// byName is the counters by the names they have in JSON.
+func byName(c netif.Counters) map[string]uint64 {
+	var m map[string]uint64
+	text, err := json.Marshal(c)
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err != nil {
+		panic("appliance: internal error: counters are not numbers: " + err.Error())
+	}
+	return m
+}
+
+// resident is this process's memory in bytes, 0 if unknown: see proc_pid_statm(5).
+func resident() uint64 {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(text))
+	if len(f) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseUint(f[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * uint64(os.Getpagesize())
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/services"
+)
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "take the network cards and serve until SIGTERM",
+		Description: "SIGTERM or SIGINT drains: new connections are refused, the others get FIN in\n" +
+			"both directions and their last ACK, the cards go back to the kernel as they\n" +
+			"were. A second one makes the deadline now; SIGQUIT resets what is left.\n\n" +
+			"Exit status: 0 every connection ended with its last ACK, 3 some had to be\n" +
+			"reset, 4 some FINs stayed unacknowledged, 2 the configuration is wrong,\n" +
+			"1 anything else.",
+		Flags: []cli.Flag{
+			configFlag(),
+			stateDirFlag(),
+			&cli.IntFlag{Name: "threads", Usage: "let `N` threads run Go code at once; 0 is half the cores", EnvVars: []string{"APPLIANCE_THREADS"}},
+			&cli.StringFlag{Name: "log-level", Usage: "log from `LEVEL` on: debug, info, warn, error", Value: "info", EnvVars: []string{"APPLIANCE_LOG_LEVEL"}},
+			&cli.StringFlag{Name: "log-format", Usage: "log as `FORMAT`: auto, text, json", Value: "auto", EnvVars: []string{"APPLIANCE_LOG_FORMAT"}},
+		},
+		Action: runAction,
+	}
+}
+
+func runAction(c *cli.Context) error {
+	log, err := newLog(c.App.ErrWriter, c.String("log-format"), c.String("log-level"))
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Load(c.String("config"))
+	if err != nil {
+		return explainLoad(c, err)
+	}
+	for _, w := range cfg.Warnings() {
+		log.Warn(w.Message, "file", fmt.Sprintf("%s:%d:%d", w.File, w.Pos.Line, w.Pos.Column), "key", w.Key)
+	}
+	if err := setThreads(c.Int("threads")); err != nil {
+		return err
+	}
+	d := &daemon{cfg: cfg, log: log, stateDir: c.String("state-dir"), started: time.Now()}
+	return serve(c.Context, d)
+}
+
+// serve runs d from start to end.
+func serve(parent context.Context, d *daemon) error {
+	stop := watchSignals(parent, d.log)
+	defer stop.close()
+	if err := d.start(stop.asked); err != nil {
+		err = errors.Join(err, d.stop())
+		if stop.asked.Err() != nil && errors.Is(err, context.Canceled) {
+			d.log.Info("stopped before it was ready")
+			return nil
+		}
+		return err
+	}
+	d.log.Info("ready", "version", version, "config", d.cfg.File, "services", len(d.cfg.Services),
+		"threads", runtime.GOMAXPROCS(0), "took", time.Since(d.started).Round(time.Millisecond))
+	<-stop.asked.Done()
+	report := d.drain(stop)
+	if err := d.stop(); err != nil {
+		return err
+	}
+	d.log.Info("bye", "clean", report.Clean, "reset", report.Reset, "unacked", report.Unacked)
+	return status(report)
+}
+
+func status(r services.Report) error {
+	switch {
+	case r.Reset > 0:
+		return exitCode(exitReset)
+	case r.Unacked > 0:
+		return exitCode(exitUnacked)
+	}
+	return nil
+}
+
+// explainLoad shows every mistake of a configuration, each with its place.
+func explainLoad(c *cli.Context, err error) error {
+	var wrong config.Errors
+	if errors.As(err, &wrong) {
+		return refuse(c, wrong)
+	}
+	return err
+}
+
+// setThreads leaves the kernel its share: it receives and sends every frame on
+// the same cores, and a Go thread that waits for one is slower than none.
+// Measured on 2 cores, 1 thread against 2: single stream 1.2, four streams 1.6,
+// connections 1.3 times as fast (2026-11-23, docs/performance.md).
+func setThreads(n int) error {
+	if n < 0 || n > 1024 {
+		return usageErr{fmt.Errorf("threads %d: allowed are 0 to 1024", n)}
+	}
+	if n == 0 {
+		if os.Getenv("GOMAXPROCS") != "" {
+			return nil
+		}
+		n = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	runtime.GOMAXPROCS(n)
+	return nil
+}
+
+// logRest names the connections that a drain could not end well.
+func logRest(log *slog.Logger, r services.Report) {
+	const most = 20
+	for i, e := range r.Rest {
+		if i == most {
+			log.Warn("and others", "connections", len(r.Rest)-most)
+			return
+		}
+		log.Warn("a connection did not end well", "conn", e.ID, "service", e.Service, "client", e.ClientAddr,
+			"backend", e.BackendAddr, "outcome", e.Outcome, "reason", e.Reason, "detail", e.Detail,
+			"client_state", e.Client.State, "backend_state", e.Backend.State)
+	}
+}

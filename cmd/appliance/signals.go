@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+)
+
+// stopSignals are the three ways the process is asked to stop, each stricter
+// than the one before.
+type stopSignals struct {
+	asked context.Context // SIGTERM or SIGINT: drain
+	hurry context.Context // the second one: the drain's deadline is now
+	quit  context.Context // SIGQUIT: reset what is left
+
+	arrived chan os.Signal
+	done    chan struct{}
+	wg      sync.WaitGroup
+	cancel  []context.CancelFunc
+}
+
+// watchSignals takes over the process's signals until close.
+func watchSignals(parent context.Context, log *slog.Logger) *stopSignals {
+	s := &stopSignals{arrived: make(chan os.Signal, 8), done: make(chan struct{})}
+	derive := func(ctx context.Context) context.Context {
+		ctx, cancel := context.WithCancel(ctx)
+		s.cancel = append(s.cancel, cancel)
+		return ctx
+	}
+	s.asked, s.hurry, s.quit = derive(parent), derive(context.WithoutCancel(parent)), derive(context.WithoutCancel(parent))
+	// A reader of the log that goes away must not end the process: SIGPIPE
+	// becomes an error of the write.
+	signal.Notify(s.arrived, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGPIPE)
+	s.wg.Go(func() { s.watch(log) })
+	return s
+}
+
+func (s *stopSignals) watch(log *slog.Logger) {
+	for {
+		var sig os.Signal
+		select {
+		case <-s.done:
+			return
+		case sig = <-s.arrived:
+		}
+		switch {
+		case sig == syscall.SIGPIPE:
+		case sig == syscall.SIGHUP:
+			log.Warn("SIGHUP is ignored: a changed configuration is read at the next start")
+		case sig == syscall.SIGQUIT:
+			log.Warn("SIGQUIT: resetting what is left")
+			s.raise(3)
+		case s.asked.Err() == nil:
+			log.Info("asked to stop: draining; once more to make the deadline now", "signal", sig.String())
+			s.raise(1)
+		default:
+			log.Warn("asked to stop once more: the deadline is now", "signal", sig.String())
+			s.raise(2)
+		}
+	}
+}
+
+// raise cancels the first n contexts.
+func (s *stopSignals) raise(n int) {
+	for _, cancel := range s.cancel[:n] {
+		cancel()
+	}
+}
+
+func (s *stopSignals) close() {
+	signal.Stop(s.arrived)
+	close(s.done)
+	s.wg.Wait()
+	s.raise(len(s.cancel))
+}
