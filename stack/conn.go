@@ -33,6 +33,7 @@ type Conn struct {
 	remote  netip.AddrPort
 	finSent atomic.Bool
 	closed  atomic.Bool
+	fate    error // why it died, once somebody asked
 }
 
 // ID is unique in this process.
@@ -73,10 +74,9 @@ func (c *Conn) Established() error {
 	switch tcp.EndpointState(c.ep.State()) {
 	case tcp.StateInitial, tcp.StateBound, tcp.StateConnecting, tcp.StateSynSent, tcp.StateSynRecv:
 		return syscall.EAGAIN
-	case tcp.StateError, tcp.StateClose:
-		if err := toError(c.ep.LastError()); err != nil {
-			return err
-		}
+	case tcp.StateError:
+		return c.death(nil)
+	case tcp.StateClose:
 		return syscall.ECONNABORTED
 	}
 	return nil
@@ -89,7 +89,7 @@ func (c *Conn) TryRead(p []byte) (int, error) {
 	res, err := c.ep.Read(&c.reader, tcpip.ReadOptions{})
 	c.reader = nil
 	if err != nil {
-		return 0, toError(err)
+		return 0, c.failure(err)
 	}
 	return res.Count, nil
 }
@@ -101,7 +101,7 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 	n, err := c.ep.Write(&c.writer, tcpip.WriteOptions{})
 	c.writer.Reset(nil)
 	if err != nil {
-		return int(n), toError(err)
+		return int(n), c.failure(err)
 	}
 	if int(n) < len(p) {
 		return int(n), syscall.EAGAIN
@@ -173,9 +173,8 @@ func endpointInfo(ep tcpip.Endpoint) tcpinfo.Info {
 		info.RTT, info.RTTVar, info.RTO = t.RTT, t.RTTVar, t.RTO
 		info.SndCwnd, info.SndSsthresh = t.SndCwnd, t.SndSsthresh
 	}
-	if mss, err := ep.GetSockOptInt(tcpip.MaxSegOption); err == nil {
-		info.SndMSS = uint32(mss)
-	}
+	// SndMSS stays unknown: MaxSegOption tells the user's wish or 536, and the
+	// one agreed is in no exported field.
 	if n, err := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); err == nil {
 		info.RcvQueue = n
 	}

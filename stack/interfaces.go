@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -72,7 +73,17 @@ func (s *Stack) takeAddresses(ctx context.Context, links []Link) error {
 type answer struct {
 	addr   netip.Addr
 	link   string
-	holder tcpip.LinkAddress // "" when nobody answered
+	taken  bool
+	holder tcpip.LinkAddress // who has taken it, "" if that is not known
+}
+
+// refusal is what an operator reads of an address in use.
+func (a answer) refusal() error {
+	who := "another host"
+	if a.holder != "" {
+		who = net.HardwareAddr(a.holder).String()
+	}
+	return fmt.Errorf("address %s on %s is already used by %s: give one of the two another address", a.addr, a.link, who)
 }
 
 // answers collects the results of n questions.
@@ -94,7 +105,7 @@ func (s *Stack) askAll(links []Link) (answers, error) {
 			result := answer{addr: p.Addr(), link: l.Interface.Name}
 			_, err := s.s.CheckDuplicateAddress(id, protocolOf(p.Addr()), tcpip.AddrFromSlice(p.Addr().AsSlice()), func(r gstack.DADResult) {
 				if dup, ok := r.(*gstack.DADDupAddrDetected); ok {
-					result.holder = dup.HolderLinkAddress
+					result.taken, result.holder = true, dup.HolderLinkAddress
 				}
 				a.ch <- result
 			})
@@ -107,19 +118,18 @@ func (s *Stack) askAll(links []Link) (answers, error) {
 }
 
 func (a answers) wait(ctx context.Context) error {
-	var taken error
+	var taken []error
 	for range a.n {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case r := <-a.ch:
-			if r.holder != "" && taken == nil {
-				taken = fmt.Errorf("address %s on %s is already used by %s: give one of the two another address",
-					r.addr, r.link, net.HardwareAddr(r.holder))
+			if r.taken {
+				taken = append(taken, r.refusal())
 			}
 		}
 	}
-	return taken
+	return errors.Join(taken...)
 }
 
 func (s *Stack) setDAD(id tcpip.NICID, c gstack.DADConfigurations) {

@@ -3,6 +3,7 @@ package stack
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -24,6 +25,7 @@ type Listener struct {
 	queue  waiter.Queue
 	entry  waiter.Entry
 	notify func()
+	closed atomic.Bool
 }
 
 // Listen accepts connections to addr under the named policy.
@@ -97,16 +99,23 @@ func (l *Listener) TryAccept() (*Conn, error) {
 	return c, nil
 }
 
-// Close stops listening. gVisor resets connections that nobody accepted.
+// Close stops listening and ends a refusal of its address. gVisor resets
+// connections that nobody accepted.
 func (l *Listener) Close() error {
+	if l.closed.Swap(true) {
+		return nil
+	}
 	l.Notify(nil)
 	l.ep.Close()
+	if l.s.gate != nil {
+		l.s.gate.Allow(l.addr)
+	}
 	return nil
 }
 
 // Refuse makes new connections to addr be refused ("rst") or ignored
-// ("silence") while handshakes under way finish. The Gate remembers it until
-// Allow.
+// ("silence") while handshakes under way finish, until Gate.Allow or the end of
+// the address's listener.
 func (s *Stack) Refuse(addr netip.AddrPort, how string) {
 	if s.gate != nil {
 		s.gate.Refuse(addr, how)

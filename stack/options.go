@@ -28,21 +28,14 @@ func (s *Stack) setTCPOptions(p config.Policy) error {
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	cookies := tcpip.TCPAlwaysUseSynCookies(false) // RFC 4987: only when the queue of half-open connections is full
 	cc := tcpip.CongestionControlOption(defaultCongestion)
-	timeWait := tcpip.TCPTimeWaitTimeoutOption(p.TimeWait.Duration)
+	timeWait := tcpip.TCPTimeWaitTimeoutOption(max(p.TimeWait.Duration, 0)) // off: closed at once
 	// A port in TIME-WAIT for over a second may dial again: without it, 28,000
 	// connections to one backend in a minute would be the end.
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
-	minRTO := tcpip.TCPMinRTOOption(p.Retransmit.MinRTO)
-	maxRTO := tcpip.TCPMaxRTOOption(p.Retransmit.MaxRTO)
-	retries := tcpip.TCPMaxRetriesOption(p.Retransmit.MaxRetries)
 	options := []tcpip.SettableTransportProtocolOption{
-		&sack, &recovery, &moderate, &cookies, &cc, &timeWait, &reuse, &retries, &sendBuffer, &receiveBuffer,
+		&sack, &recovery, &moderate, &cookies, &cc, &timeWait, &reuse, &sendBuffer, &receiveBuffer,
 	}
-	// gVisor checks each against the other: widen before narrowing.
-	if p.Retransmit.MinRTO > 0 && p.Retransmit.MaxRTO > 0 {
-		options = append(options, &maxRTO, &minRTO)
-	}
-	for _, o := range options {
+	for _, o := range append(options, retransmitOptions(p.Retransmit)...) {
 		if err := s.s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("set TCP option %T: %w", o, toError(err))
 		}
@@ -52,4 +45,22 @@ func (s *Stack) setTCPOptions(p config.Policy) error {
 		return fmt.Errorf("set ephemeral port range: %w", toError(err))
 	}
 	return nil
+}
+
+// retransmitOptions leaves out what is zero: gVisor has defaults, and no
+// retries would end a connection at the first lost segment.
+func retransmitOptions(r config.Retransmit) []tcpip.SettableTransportProtocolOption {
+	var options []tcpip.SettableTransportProtocolOption
+	if r.MaxRetries > 0 {
+		retries := tcpip.TCPMaxRetriesOption(r.MaxRetries)
+		options = append(options, &retries)
+	}
+	if r.MinRTO > 0 && r.MaxRTO > 0 {
+		// gVisor checks each against the other: the lower bound makes room first.
+		none := tcpip.TCPMinRTOOption(0)
+		maxRTO := tcpip.TCPMaxRTOOption(r.MaxRTO)
+		minRTO := tcpip.TCPMinRTOOption(r.MinRTO)
+		options = append(options, &none, &maxRTO, &minRTO)
+	}
+	return options
 }

@@ -2,8 +2,13 @@ package stack
 
 import (
 	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/lastack/lastack/config"
 )
@@ -12,7 +17,7 @@ import (
 // times stand before keepalive is switched on.
 func applyPolicy(ep tcpip.Endpoint, p *config.Policy) error {
 	userTimeout := tcpip.TCPUserTimeoutOption(max(p.UserTimeout, 0))
-	linger := tcpip.TCPLingerTimeoutOption(p.FinWait2)
+	linger := tcpip.TCPLingerTimeoutOption(finWait2(p))
 	cc := tcpip.CongestionControlOption(p.Congestion)
 	options := []tcpip.SettableSocketOption{&userTimeout, &linger}
 	if p.Congestion != "" && p.Congestion != defaultCongestion {
@@ -36,4 +41,27 @@ func applyPolicy(ep tcpip.Endpoint, p *config.Policy) error {
 	}
 	ep.SocketOptions().SetKeepAlive(true)
 	return nil
+}
+
+// finWait2 is how long gVisor keeps a connection in FIN-WAIT-2 after its Close.
+// No limit is the longest it takes, because a negative one would close it at
+// once: it is the delay of a timer there. Nobody's Close, no timer: whoever
+// holds the connection decides.
+func finWait2(p *config.Policy) time.Duration {
+	if p.FinWait2 < 0 {
+		return tcp.MaxTCPLingerTimeout
+	}
+	return min(p.FinWait2, tcp.MaxTCPLingerTimeout)
+}
+
+// warnCapped tells of every policy that asks for more than gVisor gives.
+func warnCapped(log *slog.Logger, policies map[string]config.Policy) {
+	for _, name := range slices.Sorted(maps.Keys(policies)) {
+		p := policies[name]
+		if p.FinWait2 >= 0 && p.FinWait2 <= tcp.MaxTCPLingerTimeout {
+			continue
+		}
+		log.Warn("this version caps fin_wait2 at 120s for a connection that was closed before its peer finished",
+			"policy", name, "fin_wait2", p.FinWait2, "cap", tcp.MaxTCPLingerTimeout)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -50,10 +51,10 @@ type Stack struct {
 // Options say how a Stack is assembled.
 type Options struct {
 	Config *config.Config
-	Links  []Link // one for each of Config.Interfaces
-	Gate   *Gate  // the filter that the links' cards ask; nil if they have none
-	Log    *slog.Logger
-	Clock  tcpip.Clock // nil is the real one
+	Links  []Link       // one for each of Config.Interfaces
+	Gate   *Gate        // the filter that the links' cards ask; nil if they have none
+	Log    *slog.Logger // nil discards
+	Clock  tcpip.Clock  // nil is the real one
 }
 
 // New assembles the stack, checks that nobody else uses its addresses and
@@ -61,6 +62,9 @@ type Options struct {
 func New(ctx context.Context, o Options) (*Stack, error) {
 	// gVisor logs through a global; what matters reaches us as errors and counters.
 	glog.SetLevel(glog.Warning)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	s := &Stack{
 		log:      o.Log,
 		policies: o.Config.Policies,
@@ -92,6 +96,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 }
 
 func (s *Stack) assemble(ctx context.Context, o Options) error {
+	warnCapped(s.log, s.policies)
 	if err := s.setTCPOptions(o.Config.Policies["default"]); err != nil {
 		return err
 	}
@@ -107,7 +112,8 @@ func (s *Stack) assemble(ctx context.Context, o Options) error {
 // addLink attaches one interface without addresses yet, and its routes.
 func (s *Stack) addLink(id tcpip.NICID, l Link) error {
 	name := l.Interface.Name
-	if err := s.s.CreateNICWithOptions(id, l.Endpoint, gstack.NICOptions{Name: name}); err != nil {
+	// Disabled at first: routers are solicited as it is enabled, or never.
+	if err := s.s.CreateNICWithOptions(id, l.Endpoint, gstack.NICOptions{Name: name, Disabled: true}); err != nil {
 		return fmt.Errorf("attach interface %s: %w", name, toError(err))
 	}
 	s.names[name] = id
@@ -117,6 +123,9 @@ func (s *Stack) addLink(id tcpip.NICID, l Link) error {
 			return fmt.Errorf("accept router advertisements on %s: %w", name, toError(err))
 		}
 		ep.(ipv6.NDPEndpoint).SetNDPConfigurations(ndpConfig(true))
+	}
+	if err := s.s.EnableNIC(id); err != nil {
+		return fmt.Errorf("enable interface %s: %w", name, toError(err))
 	}
 	for _, r := range routesOf(id, l.Interface) {
 		s.s.AddRoute(r)
@@ -145,14 +154,32 @@ func (s *Stack) Settle(ctx context.Context) int {
 
 func (s *Stack) finsPending() int {
 	n := 0
-	for _, list := range [][]gstack.TransportEndpoint{s.s.RegisteredEndpoints(), s.s.CleanupEndpoints()} {
-		for _, ep := range list {
-			if e, ok := ep.(*tcp.Endpoint); ok && finPending(e.EndpointState()) {
-				n++
-			}
+	for state := range s.connections() {
+		if finPending(state) {
+			n++
 		}
 	}
 	return n
+}
+
+// connections yields the state of every TCP connection, also of those that
+// services have let go of.
+func (s *Stack) connections() iter.Seq[tcp.EndpointState] {
+	return func(yield func(tcp.EndpointState) bool) {
+		seen := make(map[*tcp.Endpoint]bool) // one that is about to end is in both lists
+		for _, list := range [][]gstack.TransportEndpoint{s.s.RegisteredEndpoints(), s.s.CleanupEndpoints()} {
+			for _, ep := range list {
+				e, ok := ep.(*tcp.Endpoint)
+				if !ok || seen[e] || e.EndpointState() == tcp.StateListen {
+					continue
+				}
+				seen[e] = true
+				if !yield(e.EndpointState()) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Close stops the stack's goroutines and waits for them. Close the cards'
@@ -173,14 +200,8 @@ func (s *Stack) Close() {
 // have let go of included.
 func (s *Stack) States() map[string]int {
 	states := make(map[string]int)
-	seen := make(map[*tcp.Endpoint]bool)
-	for _, list := range [][]gstack.TransportEndpoint{s.s.RegisteredEndpoints(), s.s.CleanupEndpoints()} {
-		for _, ep := range list {
-			if e, ok := ep.(*tcp.Endpoint); ok && !seen[e] {
-				seen[e] = true
-				states[stateName(e.EndpointState())]++
-			}
-		}
+	for state := range s.connections() {
+		states[stateName(state)]++
 	}
 	return states
 }

@@ -10,9 +10,9 @@ type Info struct {
 	RTT         time.Duration `json:"rtt_ns"`
 	RTTVar      time.Duration `json:"rttvar_ns"`
 	RTO         time.Duration `json:"rto_ns"`
-	SndCwnd     uint32        `json:"snd_cwnd"`     // segments
-	SndSsthresh uint32        `json:"snd_ssthresh"` // segments
-	SndMSS      uint32        `json:"snd_mss"`      // bytes
+	SndCwnd     uint32        `json:"snd_cwnd"`          // segments
+	SndSsthresh uint32        `json:"snd_ssthresh"`      // segments
+	SndMSS      uint32        `json:"snd_mss,omitempty"` // bytes; 0 is unknown: gVisor does not tell what was agreed
 	SegsIn      uint64        `json:"segs_in"`
 	SegsOut     uint64        `json:"segs_out"`
 	Retrans     uint64        `json:"retrans"`    // segments sent again

@@ -1,0 +1,91 @@
+package stack
+
+import (
+	"syscall"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// Unanswered is what a peer that timed out has left without an answer.
+type Unanswered string
+
+// The things that wait for an answer.
+const (
+	UnansweredSYN    Unanswered = "our SYN was never answered"
+	UnansweredProbes Unanswered = "the idle peer did not answer keepalive probes"
+	UnansweredData   Unanswered = "the peer did not acknowledge what was sent within user_timeout or max_retries"
+	UnansweredOther  Unanswered = "the peer no longer answers"
+)
+
+// TimeoutError is the death of a connection whose peer no longer answers. It
+// wraps syscall.ETIMEDOUT.
+type TimeoutError struct {
+	What Unanswered
+}
+
+// Error is a sentence for the operator.
+func (e *TimeoutError) Error() string { return string(e.What) + ": " + syscall.ETIMEDOUT.Error() }
+
+// Unwrap is what errors.Is sees.
+func (e *TimeoutError) Unwrap() error { return syscall.ETIMEDOUT }
+
+// Timeout implements net.Error's method.
+func (e *TimeoutError) Timeout() bool { return true }
+
+// failure translates an error of a transfer. A dead connection tells every
+// caller why it died, where gVisor tells the first and says EOF to the next.
+func (c *Conn) failure(err tcpip.Error) error {
+	if _, again := err.(*tcpip.ErrWouldBlock); again {
+		return syscall.EAGAIN
+	}
+	if tcp.EndpointState(c.ep.State()) == tcp.StateError {
+		return c.death(err)
+	}
+	return toError(err)
+}
+
+// death is why the connection is in gVisor's error state; err is what gVisor
+// has just said, or nil.
+func (c *Conn) death(err tcpip.Error) error {
+	if c.fate != nil {
+		return c.fate
+	}
+	switch err.(type) {
+	case nil, *tcpip.ErrClosedForReceive, *tcpip.ErrClosedForSend, *tcpip.ErrNotConnected:
+		err = c.ep.LastError()
+	}
+	switch err.(type) {
+	case nil:
+		c.fate = syscall.ECONNABORTED
+	case *tcpip.ErrTimeout:
+		c.fate = &TimeoutError{What: unanswered(c.ep)}
+	default:
+		c.fate = toError(err)
+	}
+	return c.fate
+}
+
+// unanswered tells what a connection died of that gVisor timed out. There are
+// three places in gVisor that do: the handshake, the keepalive timer, which
+// runs only with nothing outstanding, and the retransmission timer. User
+// timeout and retries end in the last one alike and can't be told apart.
+func unanswered(ep tcpip.Endpoint) Unanswered {
+	var t tcpip.TCPInfoOption
+	var limit tcpip.TCPUserTimeoutOption
+	if ep.GetSockOpt(&t) != nil || ep.GetSockOpt(&limit) != nil {
+		return UnansweredOther
+	}
+	switch {
+	case t.SndCwnd == 0: // there was no sender yet
+		return UnansweredSYN
+	case t.CcState == tcpip.RTORecovery: // from the first expiry until all is acknowledged
+		return UnansweredData
+	case !ep.SocketOptions().GetKeepAlive():
+		return UnansweredData
+	case limit > 0 && limit <= tcpip.TCPUserTimeoutOption(t.RTO):
+		// So short a user timeout can end it at the first expiry, which leaves no trace.
+		return UnansweredOther
+	}
+	return UnansweredProbes
+}
