@@ -1,0 +1,349 @@
+package stack_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+
+	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/lab/labtest"
+	"github.com/lastack/lastack/netif"
+	"github.com/lastack/lastack/stack"
+)
+
+// families are the addresses of the two ends in both versions of IP.
+var families = []struct {
+	name      string
+	box, peer netip.Addr
+}{
+	{"ipv4", netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("10.9.0.2")},
+	{"ipv6", netip.MustParseAddr("fd09::1"), netip.MustParseAddr("fd09::2")},
+}
+
+var (
+	box4  = families[0].box
+	box6  = families[1].box
+	peer4 = families[0].peer
+	peer6 = families[1].peer
+)
+
+// rig is a stack and, at the other end of a wire, a host with a kernel's.
+type rig struct {
+	box, peer *lab.Host
+	line      *lab.ImpairedLink // nil with a plain wire
+	card      *netif.Endpoint
+	gate      *stack.Gate
+	*stack.Stack
+}
+
+// want is how a rig shall be; the zero value is usual.
+type want struct {
+	policies []config.Policy
+	line     bool // one that can be cut
+	link     func(*config.Interface)
+	peer     func(*lab.Host) // before the stack starts
+}
+
+// quick is a policy for tests: the default one, changed.
+func quick(name string, change func(*config.Policy)) config.Policy {
+	p := config.DefaultPolicy()
+	p.Name = name
+	if change != nil {
+		change(&p)
+	}
+	return p
+}
+
+func policies(list ...config.Policy) map[string]config.Policy {
+	m := map[string]config.Policy{"default": config.DefaultPolicy()}
+	for _, p := range list {
+		m[p.Name] = p
+	}
+	return m
+}
+
+func newRig(t *testing.T, w want) *rig {
+	t.Helper()
+	r := wired(t, w)
+	card := config.Interface{Name: "eth0", Addresses: []netip.Prefix{
+		netip.PrefixFrom(box4, 24), netip.PrefixFrom(box6, 64),
+	}}
+	if w.link != nil {
+		w.link(&card)
+	}
+	c := &config.Config{Interfaces: []config.Interface{card}, Policies: policies(w.policies...)}
+	s, err := stack.New(limit(t), stack.Options{
+		Config: c, Gate: r.gate, Links: []stack.Link{{Interface: card, Endpoint: r.card.Port(0)}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Stack = s
+	t.Cleanup(r.close)
+	return r
+}
+
+// wired is a rig without its stack.
+func wired(t *testing.T, w want) *rig {
+	t.Helper()
+	r := &rig{box: labtest.Host(t, "box"), peer: labtest.Host(t, "peer"), gate: &stack.Gate{}}
+	silent(t, r.box)
+	if w.line {
+		r.line = labtest.WireImpaired(t, r.box, "eth0", r.peer, "eth0", lab.Impairment{})
+	} else {
+		labtest.Wire(t, r.box, "eth0", r.peer, "eth0")
+	}
+	labtest.Addr(t, r.peer, "eth0", peer4.String()+"/24", peer6.String()+"/64")
+	if w.peer != nil {
+		w.peer(r.peer)
+	}
+	r.card = openCard(t, r.box, "eth0", r.gate)
+	return r
+}
+
+// silent keeps the host's kernel off the cards it will get.
+func silent(t *testing.T, h *lab.Host) {
+	t.Helper()
+	labtest.Sysctl(t, h, "net.ipv6.conf.default.disable_ipv6", "1")
+}
+
+func openCard(t *testing.T, h *lab.Host, name string, gate *stack.Gate) *netif.Endpoint {
+	t.Helper()
+	var card *netif.Endpoint
+	err := h.Do(func() (err error) {
+		card, err = netif.Open(name, netif.EndpointOptions{Filter: gate})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, card)
+	return card
+}
+
+// close is the order of a shutdown: the card first, because gVisor resets what
+// is left.
+func (r *rig) close() {
+	_ = r.card.Close() // labtest.Close reports it
+	r.Stack.Close()
+}
+
+// listen is Listen that can't fail.
+func (r *rig) listen(t *testing.T, addr netip.Addr, port uint16, policy string) *stack.Listener {
+	t.Helper()
+	l, err := r.Listen(netip.AddrPortFrom(addr, port), policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, l)
+	return l
+}
+
+// accepted is a connection from the peer's kernel, both its ends.
+func (r *rig) accepted(t *testing.T, l *stack.Listener) (*stack.Conn, *net.TCPConn) {
+	t.Helper()
+	client, err := r.peer.Dial(limit(t), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, quiet{client})
+	return accept(t, l), client.(*net.TCPConn)
+}
+
+// quiet closes what may have been closed before.
+type quiet struct{ net.Conn }
+
+func (q quiet) Close() error {
+	_ = q.Conn.Close()
+	return nil
+}
+
+// limit bounds a test's waiting; it only runs out when something is broken.
+func limit(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+type notifier interface{ Notify(func()) }
+
+// await calls try at every event until it returns something else than EAGAIN.
+func await(t *testing.T, n notifier, try func() error) error {
+	t.Helper()
+	ready := make(chan struct{}, 1)
+	n.Notify(func() {
+		select {
+		case ready <- struct{}{}:
+		default:
+		}
+	})
+	ctx := limit(t)
+	for {
+		if err := try(); !errors.Is(err, syscall.EAGAIN) {
+			return err
+		}
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			t.Fatal("nothing happened for too long")
+		}
+	}
+}
+
+func accept(t *testing.T, l *stack.Listener) *stack.Conn {
+	t.Helper()
+	var c *stack.Conn
+	if err := await(t, l, func() (err error) { c, err = l.TryAccept(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Abort)
+	return c
+}
+
+// dial waits for the handshake.
+func (r *rig) dial(t *testing.T, to netip.AddrPort, policy string) (*stack.Conn, error) {
+	t.Helper()
+	c, err := r.Dial(to, policy)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(c.Abort)
+	return c, await(t, c, c.Established)
+}
+
+// read reads n bytes.
+func read(t *testing.T, c *stack.Conn, n int) string {
+	t.Helper()
+	p := make([]byte, n)
+	got := 0
+	for got < n {
+		if err := await(t, c, func() error {
+			m, err := c.TryRead(p[got:])
+			got += m
+			return err
+		}); err != nil {
+			t.Fatalf("read after %d of %d bytes: %v", got, n, err)
+		}
+	}
+	return string(p)
+}
+
+// ending reads to the end and returns what that was.
+func ending(t *testing.T, c *stack.Conn) error {
+	t.Helper()
+	for {
+		if err := await(t, c, func() error {
+			_, err := c.TryRead(make([]byte, 4096))
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+}
+
+func write(t *testing.T, c *stack.Conn, text string) {
+	t.Helper()
+	rest := []byte(text)
+	if err := await(t, c, func() error {
+		n, err := c.TryWrite(rest)
+		rest = rest[n:]
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// echo sends back what the connection sends, to its end.
+func echo(t *testing.T, c *stack.Conn) {
+	t.Helper()
+	for {
+		var text string
+		err := await(t, c, func() error {
+			p := make([]byte, 4096)
+			n, err := c.TryRead(p)
+			text = string(p[:n])
+			return err
+		})
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, c, text)
+	}
+}
+
+// sayTo writes text on a kernel's connection.
+func sayTo(t *testing.T, c net.Conn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hear reads n bytes of a kernel's connection.
+func hear(t *testing.T, c net.Conn, n int) string {
+	t.Helper()
+	p := make([]byte, n)
+	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, p); err != nil {
+		t.Fatal(err)
+	}
+	return string(p)
+}
+
+// within polls until ok, for what tells of itself by no event.
+func within(t *testing.T, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(d); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", d, what)
+		}
+	}
+}
+
+func isState(c *stack.Conn, name string) func() bool {
+	return func() bool { return c.State() == name }
+}
+
+// journal is a log to look at.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) log() *slog.Logger { return slog.New(slog.NewTextHandler(j, nil)) }
+
+func (j *journal) lines(with string) (n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for line := range strings.Lines(j.text.String()) {
+		if strings.Contains(line, with) {
+			n++
+		}
+	}
+	return n
+}
+
