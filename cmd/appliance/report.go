@@ -24,7 +24,7 @@ func (d *daemon) Status() admin.Status {
 	}
 	s := admin.Status{
 		Version: version, PID: os.Getpid(), Config: d.cfg.File, Started: d.started, Phase: phase,
-		Threads: runtime.GOMAXPROCS(0), Memory: resident(), TCP: d.stack.States(),
+		Threads: runtime.GOMAXPROCS(0), Memory: resident(), Goroutines: runtime.NumGoroutine(), TCP: d.stack.States(),
 		Refused: admin.Refused{Reset: d.gate.Count.Reset.Load(), Ignored: d.gate.Count.Ignored.Load()},
 		Loops:   d.loops.Stats(),
 	}

@@ -17,6 +17,7 @@ type Status struct {
 	Phase      string             `json:"phase"` // "serving" or "draining"
 	Threads    int                `json:"threads"`
 	Memory     uint64             `json:"memory_bytes"` // resident
+	Goroutines int                `json:"goroutines"`
 	Interfaces []Interface        `json:"interfaces"`
 	Services   []Service          `json:"services"`
 	TCP        map[string]int     `json:"tcp"` // connections by RFC 9293 state

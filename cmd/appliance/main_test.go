@@ -1,0 +1,20 @@
+package main
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/lastack/lastack/internal/lab/labtest"
+)
+
+// playRole makes the test program the appliance itself: tests start it as a
+// process of its own.
+const playRole = "LASTACK_TEST_APPLIANCE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(playRole) != "" {
+		os.Exit(execute(context.Background(), os.Args, os.Stdout, os.Stderr))
+	}
+	labtest.Main(m)
+}
