@@ -34,6 +34,7 @@ type Conn struct {
 	finSent atomic.Bool
 	closed  atomic.Bool
 	fate    error // why it died, once somebody asked
+	unarmed bool  // dialled, and keepalive waits for the end of the handshake
 }
 
 // ID is unique in this process.
@@ -79,7 +80,18 @@ func (c *Conn) Established() error {
 	case tcp.StateClose:
 		return syscall.ECONNABORTED
 	}
+	c.armKeepalive()
 	return nil
+}
+
+// armKeepalive switches keepalive on again after the handshake of a dialled
+// connection: gVisor starts its timer as the option is set, if there is a
+// connection by then, or with the first data, which may never come.
+func (c *Conn) armKeepalive() {
+	if c.unarmed && !c.closed.Load() {
+		c.unarmed = false
+		c.ep.SocketOptions().SetKeepAlive(true)
+	}
 }
 
 // TryRead reads what has arrived. It returns EAGAIN when nothing has, and

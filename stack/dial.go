@@ -26,7 +26,7 @@ func (s *Stack) Dial(remote netip.AddrPort, policy string) (*Conn, error) {
 		ep.Close()
 		return nil, fmt.Errorf("dial %s: %w", remote, err)
 	}
-	c.ep = ep
+	c.ep, c.unarmed = ep, p.Keepalive.Idle > 0
 	// No Bind: gVisor keeps a port bound without an address for ever, and one
 	// picked by Connect may serve every backend at once.
 	if err := ep.Connect(fullAddress(remote)); err != nil {

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/lab"
 	"github.com/lastack/lastack/internal/lab/labtest"
@@ -346,4 +345,3 @@ func (j *journal) lines(with string) (n int) {
 	}
 	return n
 }
-
