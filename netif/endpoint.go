@@ -54,10 +54,6 @@ type Endpoint struct {
 // Open starts moving frames of the card called name. Until a Port is attached
 // to a stack, frames are received, counted and dropped.
 func Open(name string, o EndpointOptions) (*Endpoint, error) {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", name, err)
-	}
 	e := &Endpoint{name: name, filter: o.Filter, log: o.Log, nqueue: o.Queues, done: make(chan struct{})}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
@@ -67,19 +63,34 @@ func Open(name string, o EndpointOptions) (*Endpoint, error) {
 		e.nqueue = max(1, min(runtime.NumCPU()/4, 8))
 	}
 	e.ports.Store(&map[uint16]*Port{0: {e: e}})
-	watch, err := e.subscribe()
-	if err != nil {
-		return nil, fmt.Errorf("open %s: watch the link: %w", name, err)
-	}
-	if err := e.start(link.Attrs()); err != nil {
-		close(e.done)
-		for range watch { //nolint:revive // drained until the subscription has ended
-		}
+	if err := e.open(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	e.wg.Add(1) // Close waits
-	go e.watch(watch)
 	return e, nil
+}
+
+// open starts the goroutines. The news come first: what happens to the link
+// after it was looked up is among them.
+func (e *Endpoint) open() error {
+	home, err := openNamespace()
+	if err != nil {
+		return err
+	}
+	news, err := e.subscribe()
+	if err != nil {
+		return errors.Join(err, home.Close())
+	}
+	link, err := netlink.LinkByName(e.name)
+	if err == nil {
+		err = e.start(link.Attrs())
+	}
+	if err != nil {
+		news.cancel()
+		return errors.Join(err, home.Close())
+	}
+	e.wg.Add(1) // Close waits
+	go e.watch(home, news)
+	return nil
 }
 
 // start opens the sockets of the link and begins to receive.

@@ -42,7 +42,9 @@ func newStack(t testing.TB, port *Port, v4 [4]byte, v6 [16]byte) *gstack.Stack {
 	sack := tcpip.TCPSACKEnabled(true)
 	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &rcv, &snd} {
+	// RACK waits for a timeout after every second segment once a whole window is lost.
+	recovery := tcpip.TCPRecovery(0)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &rcv, &snd, &recovery} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			t.Fatalf("set %T: %v", o, err)
 		}

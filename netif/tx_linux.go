@@ -82,7 +82,6 @@ func (b *batch) add(p *Port, pkt *gstack.PacketBuffer) {
 		return
 	}
 	b.n++
-	b.e.count.txBytes.Add(uint64(pkt.Size()))
 }
 
 // outbound asks the filter. head holds at least the link, network and
@@ -125,7 +124,6 @@ func (b *batch) offload(i int, p *Port, pkt *gstack.PacketBuffer) {
 	if g.Type == gstack.GSOTCPv6 {
 		h.GSOType = frame.GSOTCPv6
 	}
-	b.e.count.txSuper.Add(1)
 }
 
 // flush sends the batch.
@@ -158,7 +156,7 @@ func (b *batch) sendTo(fd uintptr) {
 	for len(msgs) > 0 {
 		n, errno := sendmmsg(fd, msgs)
 		if errno == 0 {
-			c.txFrames.Add(uint64(n))
+			b.countSent(b.n-len(msgs), n)
 			msgs = msgs[n:]
 			continue
 		}
@@ -180,6 +178,28 @@ func (b *batch) sendTo(fd uintptr) {
 			c.txError.Add(1)
 		}
 		msgs = msgs[1:]
+	}
+}
+
+// countSent counts n frames, from the first on, that the kernel has taken.
+// Without carrier it takes frames and drops them in silence.
+func (b *batch) countSent(first, n int) {
+	c := &b.e.count
+	if !b.e.up.Load() {
+		c.txLinkDown.Add(uint64(n))
+		return
+	}
+	bytes, super := uint64(0), uint64(0)
+	for i := first; i < first+n; i++ {
+		bytes += uint64(b.msgs[i].len)
+		if b.hdrs[i].GSOType != frame.GSONone {
+			super++
+		}
+	}
+	c.txFrames.Add(uint64(n))
+	c.txBytes.Add(bytes)
+	if super > 0 {
+		c.txSuper.Add(super)
 	}
 }
 
@@ -212,7 +232,6 @@ func (e *Endpoint) Send(meta frame.Header, eth, net []byte) {
 			b.iovs = append(b.iovs, unix.Iovec{Base: &part[0], Len: uint64(len(part))})
 		}
 	}
-	e.count.txBytes.Add(uint64(len(eth) + len(net)))
 	b.flush()
 	b.e, b.f = nil, frame.Frame{}
 	txPool.Put(b)
