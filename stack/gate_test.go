@@ -1,0 +1,121 @@
+package stack_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/lab/labtest"
+)
+
+func TestRefusingWithRSTSparesHandshakesAndConnections(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, want{})
+	l := r.listen(t, box4, 80, "default")
+	elsewhere := r.listen(t, box4, 81, "default")
+	old, client := r.accepted(t, l)
+
+	raw := labtest.Raw(t, r.peer, "eth0")
+	s := r.stranger(t, raw, "10.9.0.77")
+	s.tcp(t, 5000, l.Addr(), header.TCPFlagSyn, 1000, 0)
+	synAck, err := raw.RecvSegment(limit(t), func(g lab.Segment) bool { return g.Dst.Port() == 5000 && g.Flags.Has(lab.SYN|lab.ACK) })
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	r.Refuse(l.Addr(), "rst")
+	if _, err := r.peer.Dial(limit(t), "tcp", l.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a new client is told %v, want %v", err, syscall.ECONNREFUSED)
+	}
+	if got := r.gate.Count.Reset.Load(); got != 1 {
+		t.Errorf("%d refusals counted, want 1", got)
+	}
+	s.tcp(t, 5000, l.Addr(), header.TCPFlagAck, 1001, synAck.Seq+1)
+	if got, want := accept(t, l).RemoteAddr(), netip.AddrPortFrom(s.addr, 5000); got != want {
+		t.Errorf("accepted %v, want %v whose handshake was under way", got, want)
+	}
+	sayTo(t, client, "still here")
+	if got := read(t, old, 10); got != "still here" {
+		t.Errorf("heard %q", got)
+	}
+	r.accepted(t, elsewhere)
+
+	r.gate.Allow(l.Addr())
+	r.accepted(t, l)
+}
+
+func TestRefusingIPv6WithRST(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, want{})
+	l := r.listen(t, box6, 80, "default")
+	r.Refuse(l.Addr(), "rst")
+	if _, err := r.peer.Dial(limit(t), "tcp", l.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a new client is told %v, want %v", err, syscall.ECONNREFUSED)
+	}
+	l.Close() // ends the refusal
+	again := r.listen(t, box6, 80, "default")
+	r.accepted(t, again)
+}
+
+func TestRefusingWithSilenceSaysNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, want{})
+	l := r.listen(t, box4, 80, "default")
+	r.Refuse(l.Addr(), "silence")
+	seen := labtest.Capture(t, r.peer, "eth0")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := r.peer.Dial(ctx, "tcp", l.Addr().String()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a new client is told %v, want nothing", err)
+	}
+	for _, s := range seen.Segments() {
+		if !s.Outgoing {
+			t.Errorf("the client got %v", s)
+		}
+	}
+	if r.gate.Count.Ignored.Load() == 0 {
+		t.Error("the ignored SYN is not counted")
+	}
+	r.gate.Allow(l.Addr())
+	r.accepted(t, l)
+}
+
+func TestARealClientGetsThroughASYNFlood(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, want{})
+	l := r.listen(t, box4, 80, "default")
+	s := r.stranger(t, labtest.Raw(t, r.peer, "eth0"), "10.9.0.77")
+	// Until the queue of half-open connections is full, and on.
+	half := func() int { return r.States()["SYN-RECEIVED"] }
+	port := uint16(1024)
+	flood := func(n int) {
+		for range n {
+			s.tcp(t, port, l.Addr(), header.TCPFlagSyn, uint32(port)<<8, 0)
+			port++
+		}
+	}
+	within(t, 10*time.Second, "a full queue", func() bool {
+		if port < 60000 {
+			flood(256)
+		}
+		return half() >= 4095
+	})
+	flood(1000)
+	c, client := r.accepted(t, l)
+	if info := c.Info(); info.SACK {
+		t.Error("SACK was agreed, which a SYN cookie can't: the queue was not full")
+	}
+	sayTo(t, client, "let me in")
+	if got := read(t, c, 9); got != "let me in" {
+		t.Errorf("heard %q", got)
+	}
+	if got := half(); got > 4096 {
+		t.Errorf("%d half-open connections are kept, more than the queue", got)
+	}
+}
