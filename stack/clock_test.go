@@ -11,6 +11,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/pipe"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 
@@ -21,7 +22,8 @@ import (
 // twins are two stacks joined in memory, by whose clock hours pass at once.
 type twins struct {
 	clock *faketime.ManualClock
-	cut   atomic.Bool
+	cut   atomic.Bool // nothing passes
+	deaf  atomic.Bool // only ARP passes
 	a, b  *stack.Stack
 	log   journal
 }
@@ -34,11 +36,19 @@ type lead struct {
 
 // WritePackets implements stack.LinkWriter.
 func (l lead) WritePackets(p gstack.PacketBufferList) (int, tcpip.Error) {
-	if l.twins.cut.Load() {
+	if l.twins.cut.Load() || l.twins.deaf.Load() && p.AsSlice()[0].NetworkProtocolNumber != header.ARPProtocolNumber {
 		return p.Len(), nil
 	}
 	return l.LinkEndpoint.WritePackets(p)
 }
+
+// Capabilities and ARPHardwareType make neighbours ask for each other.
+func (lead) Capabilities() gstack.LinkEndpointCapabilities {
+	return gstack.CapabilityResolutionRequired
+}
+
+// ARPHardwareType implements stack.LinkEndpoint.
+func (lead) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }
 
 // newTwins makes them; the list of policies is for a alone.
 func newTwins(t *testing.T, list ...config.Policy) *twins {
@@ -134,6 +144,21 @@ func TestAVanishedIdlePeerIsNoticedAfterSeventyFiveSeconds(t *testing.T) {
 	c, _ := w.dialled(t, "default")
 	w.cut.Store(true)
 	w.dies(t, c, 74*time.Second, 76*time.Second, stack.UnansweredProbes)
+	// By then, ARP has found out as well that the neighbour is gone.
+	if err := c.Established(); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("%v does not tell what ARP said, %v", err, syscall.EHOSTUNREACH)
+	}
+}
+
+func TestAVanishedPeerBehindARouterIsNoticedAsSoon(t *testing.T) {
+	t.Parallel()
+	w := newTwins(t)
+	c, _ := w.dialled(t, "default")
+	w.deaf.Store(true)
+	w.dies(t, c, 74*time.Second, 76*time.Second, stack.UnansweredProbes)
+	if err := c.Established(); errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("%v, though the router answered", err)
+	}
 }
 
 func TestWithoutKeepaliveAnIdlePeerMayBeSilentForADay(t *testing.T) {
@@ -183,7 +208,7 @@ func TestWithoutUserTimeoutRetransmissionsEndIt(t *testing.T) {
 func TestASYNWithoutAnswerTimesOut(t *testing.T) {
 	t.Parallel()
 	w := newTwins(t)
-	w.cut.Store(true)
+	w.deaf.Store(true)
 	c, err := w.a.Dial(netip.AddrPortFrom(peer4, 80), "default")
 	if err != nil {
 		t.Fatal(err)

@@ -22,13 +22,25 @@ const (
 // wraps syscall.ETIMEDOUT.
 type TimeoutError struct {
 	What Unanswered
+	Last error // what the network said last of the peer, such as EHOSTUNREACH, or nil
 }
 
 // Error is a sentence for the operator.
-func (e *TimeoutError) Error() string { return string(e.What) + ": " + syscall.ETIMEDOUT.Error() }
+func (e *TimeoutError) Error() string {
+	text := string(e.What) + ": " + syscall.ETIMEDOUT.Error()
+	if e.Last != nil {
+		text += " (the network said: " + e.Last.Error() + ")"
+	}
+	return text
+}
 
 // Unwrap is what errors.Is sees.
-func (e *TimeoutError) Unwrap() error { return syscall.ETIMEDOUT }
+func (e *TimeoutError) Unwrap() []error {
+	if e.Last == nil {
+		return []error{syscall.ETIMEDOUT}
+	}
+	return []error{syscall.ETIMEDOUT, e.Last}
+}
 
 // Timeout implements net.Error's method.
 func (e *TimeoutError) Timeout() bool { return true }
@@ -55,15 +67,28 @@ func (c *Conn) death(err tcpip.Error) error {
 	case nil, *tcpip.ErrClosedForReceive, *tcpip.ErrClosedForSend, *tcpip.ErrNotConnected:
 		err = c.ep.LastError()
 	}
+	c.fate = c.cause(err)
+	return c.fate
+}
+
+// cause explains gVisor's error. In the place of a timeout it gives the last
+// ICMP error, of the box's own too when a neighbour no longer answers; but that
+// ends only a handshake by itself (RFC 1122, 4.2.3.9: "it MUST NOT abort the
+// connection"), so an established connection has timed out.
+func (c *Conn) cause(err tcpip.Error) error {
 	switch err.(type) {
 	case nil:
-		c.fate = syscall.ECONNABORTED
+		return syscall.ECONNABORTED
 	case *tcpip.ErrTimeout:
-		c.fate = &TimeoutError{What: unanswered(c.ep)}
-	default:
-		c.fate = toError(err)
+		return &TimeoutError{What: unanswered(c.ep)}
+	case *tcpip.ErrConnectionReset, *tcpip.ErrConnectionAborted, *tcpip.ErrAborted:
+		return toError(err)
 	}
-	return c.fate
+	what := unanswered(c.ep)
+	if what == UnansweredSYN {
+		return toError(err)
+	}
+	return &TimeoutError{What: what, Last: toError(err)}
 }
 
 // unanswered tells what a connection died of that gVisor timed out. There are
