@@ -66,6 +66,10 @@ func (s *Stack) takeAddresses(ctx context.Context, links []Link) error {
 			}
 			s.announce(id, l, p.Addr())
 		}
+		if l.Interface.AcceptRA {
+			// For addresses that routers will make us make (RFC 4862, 5.4).
+			s.setDAD(id, gstack.DefaultDADConfigurations())
+		}
 	}
 	return nil
 }

@@ -51,6 +51,7 @@ type want struct {
 	line     bool // one that can be cut
 	link     func(*config.Interface)
 	peer     func(*lab.Host) // before the stack starts
+	log      *slog.Logger
 }
 
 // quick is a policy for tests: the default one, changed.
@@ -74,22 +75,31 @@ func policies(list ...config.Policy) map[string]config.Policy {
 func newRig(t *testing.T, w want) *rig {
 	t.Helper()
 	r := wired(t, w)
-	card := config.Interface{Name: "eth0", Addresses: []netip.Prefix{
-		netip.PrefixFrom(box4, 24), netip.PrefixFrom(box6, 64),
-	}}
+	if err := r.start(t, w); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// start makes the stack of a wired rig.
+func (r *rig) start(t *testing.T, w want) error {
+	t.Helper()
+	card := config.Interface{Name: "eth0", Addresses: prefixes(box4.String()+"/24", box6.String()+"/64")}
 	if w.link != nil {
 		w.link(&card)
 	}
-	c := &config.Config{Interfaces: []config.Interface{card}, Policies: policies(w.policies...)}
 	s, err := stack.New(limit(t), stack.Options{
-		Config: c, Gate: r.gate, Links: []stack.Link{{Interface: card, Endpoint: r.card.Port(0)}},
+		Config: &config.Config{Interfaces: []config.Interface{card}, Policies: policies(w.policies...)},
+		Links:  []stack.Link{{Interface: card, Endpoint: r.card.Port(0)}},
+		Gate:   r.gate,
+		Log:    w.log,
 	})
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	r.Stack = s
 	t.Cleanup(r.close)
-	return r
+	return nil
 }
 
 // wired is a rig without its stack.

@@ -132,8 +132,14 @@ func (r *routers) OnAutoGenAddressDeprecated(tcpip.NICID, tcpip.AddressWithPrefi
 // OnAutoGenAddressInvalidated implements ipv6.NDPDispatcher.
 func (r *routers) OnAutoGenAddressInvalidated(tcpip.NICID, tcpip.AddressWithPrefix) {}
 
-// OnDuplicateAddressDetectionResult implements ipv6.NDPDispatcher.
-func (r *routers) OnDuplicateAddressDetectionResult(tcpip.NICID, tcpip.Address, gstack.DADResult) {}
+// OnDuplicateAddressDetectionResult implements ipv6.NDPDispatcher. gVisor has
+// removed the address by then.
+func (r *routers) OnDuplicateAddressDetectionResult(id tcpip.NICID, a tcpip.Address, result gstack.DADResult) {
+	if dup, ok := result.(*gstack.DADDupAddrDetected); ok {
+		r.s.log.Warn("address made after a router advertisement is already used by another host and was given up",
+			"nic", r.s.s.FindNICNameFromID(id), "address", a.String(), "holder", dup.HolderLinkAddress.String())
+	}
+}
 
 // OnRecursiveDNSServerOption implements ipv6.NDPDispatcher.
 func (r *routers) OnRecursiveDNSServerOption(tcpip.NICID, []tcpip.Address, time.Duration) {}
