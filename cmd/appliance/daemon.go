@@ -115,6 +115,9 @@ func (d *daemon) makeServices() ([]services.Service, error) {
 // drain ends every connection and tells how well that went.
 func (d *daemon) drain(stop *stopSignals) services.Report {
 	d.draining.Store(true)
+	if stop.quit.Err() != nil {
+		return d.reset()
+	}
 	// SIGQUIT resets what the drain still waits for, and so ends it.
 	cancel := context.AfterFunc(stop.quit, d.supervisor.Close)
 	defer cancel()
@@ -134,6 +137,24 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	logRest(d.log, report)
 	d.log.Info("drained", "clean", report.Clean, "reset", report.Reset, "unacked", report.Unacked,
 		"took", report.Took.Round(time.Millisecond))
+	return report
+}
+
+// reset ends every connection with RST.
+func (d *daemon) reset() services.Report {
+	live := make(map[uint64]bool)
+	for _, row := range d.Conns() {
+		live[row.ID] = true
+	}
+	d.supervisor.Close()
+	var report services.Report
+	for _, e := range d.Ended() {
+		if live[e.ID] && e.Outcome == services.Reset {
+			report.Rest = append(report.Rest, e)
+		}
+	}
+	report.Reset = len(live)
+	logRest(d.log, report)
 	return report
 }
 

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lastack/lastack/internal/tcpinfo"
+	"github.com/lastack/lastack/services"
+	"github.com/lastack/lastack/services/admin"
+	"github.com/lastack/lastack/services/proxy"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestHelpOfEveryCommand(t *testing.T) {
+	for _, command := range []string{"", "run", "check", "demo", "status", "conns", "nic", "nic list", "nic release", "version"} {
+		t.Run("help "+command, func(t *testing.T) {
+			code, stdout, stderr := appliance(t, append(strings.Fields(command), "--help")...)
+			if code != 0 || stderr != "" {
+				t.Errorf("got exit status %d and %q on stderr", code, stderr)
+			}
+			golden(t, strings.TrimSpace("help "+command), stdout)
+		})
+	}
+}
+
+func TestWithoutACommandTheHelpIsShown(t *testing.T) {
+	code, stdout, _ := appliance(t)
+	if code != 0 || !strings.Contains(stdout, "COMMANDS:") {
+		t.Errorf("got exit status %d and\n%s\nwant the help", code, stdout)
+	}
+}
+
+var (
+	client  = netip.MustParseAddrPort("198.51.100.7:40000")
+	local   = netip.MustParseAddrPort("192.0.2.10:443")
+	source  = netip.MustParseAddrPort("10.0.0.1:20000")
+	backend = netip.MustParseAddrPort("10.0.0.21:443")
+	noon    = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+)
+
+func TestListingsForPeople(t *testing.T) {
+	var b strings.Builder
+	status := admin.Status{
+		Version: "v1", PID: 42, Config: "/etc/appliance.yaml", Started: noon.Add(-90 * time.Minute), Phase: "serving", Threads: 1, Memory: 32 << 20,
+		Interfaces: []admin.Interface{{Name: "wan0", Up: true, MTU: 1500, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24")},
+			Counters: map[string]uint64{"rx_bytes": 3 << 20, "tx_bytes": 1 << 10, "rx_frames": 9, "rx_bad_checksum": 2}}},
+		Services: []admin.Service{
+			{Name: "web", Type: "proxy", Phase: "serving", Listen: []netip.AddrPort{local},
+				Counters: services.Counters{Active: 1, Accepted: 7, Ended: map[string]uint64{"finished": 6}, ToBackend: 100, ToClient: 5 << 30},
+				Backends: []proxy.BackendRow{{Addr: backend, Up: true, Active: 1, Connects: 7}, {Addr: backend, Failures: 3}}},
+			{Name: "echo", Type: "echo", Phase: "serving", Listen: []netip.AddrPort{source}},
+		},
+		TCP: map[string]int{"ESTABLISHED": 2, "TIME-WAIT": 6},
+	}
+	if err := writeStatus(&b, status, noon); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "status", b.String())
+
+	b.Reset()
+	info := tcpinfo.Info{State: "ESTABLISHED", RTT: 12 * time.Millisecond, RTTVar: time.Millisecond, RTO: 212 * time.Millisecond, SndCwnd: 10, SegsIn: 3, SegsOut: 4, SACK: true, Timestamps: true}
+	rows := []services.Row{{ID: 1, Service: "web", State: "ESTABLISHED/ESTABLISHED", Client: client, Local: local, Source: source, Backend: backend,
+		ToBackend: 1 << 20, ToClient: 77, Age: 3 * time.Hour, Idle: 250 * time.Millisecond, Connect: 300 * time.Microsecond, ClientInfo: info, BackendInfo: info},
+		{ID: 9, Service: "echo", State: "CLOSE-WAIT", Client: client, Local: local, Age: 50 * time.Hour, Idle: time.Second, ClientInfo: info}}
+	if err := writeConns(&b, rows, false); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "conns", b.String())
+
+	b.Reset()
+	ended := []services.Ended{{ID: 1, Service: "web", ClientAddr: client, BackendAddr: backend, Reason: services.Finished, First: services.First{Who: "client", How: services.ByFIN},
+		Outcome: services.Clean, Client: services.EndedSide{Present: true, FinAcked: true}, Backend: services.EndedSide{Present: true, FinAcked: true}, ToBackend: 5, ToClient: 6, Opened: noon, Lasted: time.Second},
+		{ID: 2, Service: "echo", ClientAddr: client, Reason: services.ClientTimeout, Outcome: services.Unacked, Client: services.EndedSide{Present: true}, Opened: noon, Lasted: time.Minute}}
+	if err := writeEnded(&b, ended); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "conns closed", b.String())
+}
