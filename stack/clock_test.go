@@ -285,7 +285,11 @@ func TestTimeWaitLastsAsLongAsThePolicySays(t *testing.T) {
 	}{{"half a minute", 30 * time.Second}, {"off", config.Off}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			w := newTwins(t, quick("default", func(p *config.Policy) { p.TimeWait.Duration = c.limit }))
+			w := newTwins(t, quick("default", func(p *config.Policy) {
+				p.TimeWait.Duration = c.limit
+				// gVisor would probe in TIME-WAIT too, and end it.
+				p.Keepalive = config.Keepalive{Idle: 5 * time.Second, Interval: time.Second, Probes: 2}
+			}))
 			ours, theirs := w.dialled(t, "default")
 			if err := ours.CloseWrite(); err != nil {
 				t.Fatal(err)
@@ -302,6 +306,7 @@ func TestTimeWaitLastsAsLongAsThePolicySays(t *testing.T) {
 			if err := ours.Close(); err != nil {
 				t.Fatal(err)
 			}
+			w.cut.Store(true)
 			if c.limit > 0 {
 				w.clock.Advance(c.limit - time.Second)
 				if got := w.a.States()["TIME-WAIT"]; got != 1 {
