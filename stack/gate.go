@@ -12,7 +12,8 @@ import (
 // Gate is a card's frame filter that refuses new connections to some
 // addresses: handshakes under way finish, connections go on, the listener
 // stays open. Without it, closing a listener would reset whoever has just
-// arrived.
+// arrived. A SYN that is sent again, because our answer to it was lost, looks
+// like a new one and is refused.
 type Gate struct {
 	mu     sync.Mutex                              // guards changes of closed
 	closed atomic.Pointer[map[netip.AddrPort]bool] // value: answer with RST

@@ -64,7 +64,11 @@ func warnCapped(log *slog.Logger, policies map[string]config.Policy) {
 		if p.FinWait2 >= 0 && p.FinWait2 <= tcp.MaxTCPLingerTimeout {
 			continue
 		}
+		asked := "off"
+		if p.FinWait2 >= 0 {
+			asked = p.FinWait2.String()
+		}
 		log.Warn("this version caps fin_wait2 at 120s for a connection that was closed before its peer finished",
-			"policy", name, "fin_wait2", p.FinWait2, "cap", tcp.MaxTCPLingerTimeout)
+			"policy", name, "fin_wait2", asked)
 	}
 }
