@@ -114,7 +114,7 @@ func icmp6In(frame []byte) (header.IPv6, header.ICMPv6, bool) {
 		return nil, nil, false
 	}
 	ip := header.IPv6(frame[header.EthernetMinimumSize:])
-	if ip.TransportProtocol() != header.ICMPv6ProtocolNumber {
+	if ip.NextHeader() != uint8(header.ICMPv6ProtocolNumber) {
 		return nil, nil, false
 	}
 	b := header.ICMPv6(ip.Payload())

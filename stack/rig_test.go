@@ -273,27 +273,6 @@ func write(t *testing.T, c *stack.Conn, text string) {
 	}
 }
 
-// echo sends back what the connection sends, to its end.
-func echo(t *testing.T, c *stack.Conn) {
-	t.Helper()
-	for {
-		var text string
-		err := await(t, c, func() error {
-			p := make([]byte, 4096)
-			n, err := c.TryRead(p)
-			text = string(p[:n])
-			return err
-		})
-		if err == io.EOF {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(t, c, text)
-	}
-}
-
 // sayTo writes text on a kernel's connection.
 func sayTo(t *testing.T, c net.Conn, text string) {
 	t.Helper()
