@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 
@@ -109,4 +110,20 @@ func echoBack(c net.Conn) error {
 		return err
 	}
 	return c.(*gonet.TCPConn).CloseWrite()
+}
+
+// dialStack connects from a stack to an address.
+func dialStack(t testing.TB, s *gstack.Stack, addr string) net.Conn {
+	t.Helper()
+	to := netip.MustParseAddrPort(addr)
+	proto := ipv4.ProtocolNumber
+	if to.Addr().Is6() {
+		proto = ipv6.ProtocolNumber
+	}
+	c, err := gonet.DialContextTCP(limit(t), s, tcpip.FullAddress{Addr: tcpip.AddrFromSlice(to.Addr().AsSlice()), Port: to.Port()}, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() }) // at the latest
+	return c
 }

@@ -191,7 +191,7 @@ func (b *batch) countSent(first, n int) {
 	}
 	bytes, super := uint64(0), uint64(0)
 	for i := first; i < first+n; i++ {
-		bytes += uint64(b.msgs[i].len)
+		bytes += uint64(b.msgs[i].len) - frame.HeaderSize
 		if b.hdrs[i].GSOType != frame.GSONone {
 			super++
 		}
