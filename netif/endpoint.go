@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"runtime"
 	"sync"
@@ -107,19 +106,12 @@ func (e *Endpoint) start(a *netlink.LinkAttrs) error {
 	if err != nil {
 		return err
 	}
-	var queues []*rxQueue
-	fanout := uint16(0)
-	if e.nqueue > 1 {
-		fanout = uint16(rand.Uint32()) | 1
+	sockets, err := openAllRx(a.Index, e.nqueue)
+	if err != nil {
+		return errors.Join(err, tx.file.Close())
 	}
-	for range e.nqueue {
-		s, err := openRx(a.Index, fanout)
-		if err != nil {
-			for _, q := range queues {
-				err = errors.Join(err, q.socket.file.Close())
-			}
-			return errors.Join(err, tx.file.Close())
-		}
+	var queues []*rxQueue
+	for _, s := range sockets {
 		queues = append(queues, newRxQueue(e, s))
 	}
 	e.learn(a)

@@ -23,23 +23,60 @@ type socket struct {
 	raw  syscall.RawConn
 }
 
-// openRx opens a socket that gets every frame arriving at the card. fanout 0
-// means it is the only one; others of the same number share the frames by
-// flow (PACKET_FANOUT_HASH is symmetric: both directions of a connection
-// arrive at the same socket).
-func openRx(ifindex int, fanout uint16) (*socket, error) {
+// fanout is a group of receive sockets that share a card's frames by flow:
+// PACKET_FANOUT_HASH is symmetric, both directions of a connection arrive at
+// the same socket. The first socket to join makes the group.
+type fanout struct {
+	id   int
+	made bool
+}
+
+// openAllRx opens n sockets that share the frames arriving at the card.
+func openAllRx(ifindex, n int) (all []*socket, err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range all {
+				err = errors.Join(err, s.file.Close())
+			}
+		}
+	}()
+	var group *fanout
+	if n > 1 {
+		group = &fanout{}
+	}
+	for range n {
+		s, err := openRx(ifindex, group)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, s)
+	}
+	if group == nil {
+		return all, nil
+	}
+	for _, s := range all {
+		if err := s.accept(); err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+// openRx opens a socket that gets every frame arriving at the card. One of a
+// group will get its share, and gets nothing until accept.
+func openRx(ifindex int, group *fanout) (*socket, error) {
 	// Protocol 0: no frame arrives before every option is set.
 	s, err := openPacket()
 	if err != nil {
 		return nil, err
 	}
-	if err := s.control(func(fd int) error { return setupRx(fd, ifindex, fanout) }); err != nil {
+	if err := s.control(func(fd int) error { return setupRx(fd, ifindex, group) }); err != nil {
 		return nil, errors.Join(err, s.file.Close())
 	}
 	return s, nil
 }
 
-func setupRx(fd, ifindex int, fanout uint16) error {
+func setupRx(fd, ifindex int, group *fanout) error {
 	options := []struct {
 		name     string
 		opt, val int
@@ -60,16 +97,55 @@ func setupRx(fd, ifindex int, fanout uint16) error {
 	if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &member); err != nil {
 		return fmt.Errorf("receive all multicast: %w", err)
 	}
+	if group != nil {
+		// Between bind and join it would get the frames of all the others too.
+		if err := refuseAll(fd); err != nil {
+			return err
+		}
+	}
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifindex}); err != nil {
 		return fmt.Errorf("bind packet socket: %w", err)
 	}
-	if fanout == 0 {
+	if group == nil {
 		return nil
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, int(fanout)|unix.PACKET_FANOUT_HASH<<16); err != nil {
+	if err := group.join(fd); err != nil {
 		return fmt.Errorf("join PACKET_FANOUT group: %w", err)
 	}
 	return nil
+}
+
+// refuseAll makes a socket take no frame, until accept.
+func refuseAll(fd int) error {
+	none := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &none); err != nil {
+		return fmt.Errorf("attach filter: %w", err)
+	}
+	return nil
+}
+
+// accept lets frames into a socket of a group, once all have joined.
+func (s *socket) accept() error {
+	err := s.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) })
+	if err != nil {
+		return fmt.Errorf("detach filter: %w", err)
+	}
+	return nil
+}
+
+// join puts a bound socket into the group. The kernel picks a number that no
+// other program uses.
+func (g *fanout) join(fd int) error {
+	how := unix.PACKET_FANOUT_HASH
+	if !g.made {
+		how |= unix.PACKET_FANOUT_FLAG_UNIQUEID
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, g.id|how<<16); err != nil || g.made {
+		return err
+	}
+	value, err := unix.GetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
+	g.id, g.made = value&0xffff, err == nil
+	return err
 }
 
 // openTx opens a socket that only sends.
