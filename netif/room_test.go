@@ -14,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lastack/lastack/internal/lab/labtest"
 )
 
 // room is a network namespace of one test.
@@ -24,9 +26,7 @@ type room struct {
 
 func newRoom(t testing.TB) *room {
 	t.Helper()
-	if err := checkCapabilities(); err != nil {
-		t.Fatalf("no namespace to test in: %v", err)
-	}
+	labtest.Need(t)
 	r := &room{t: t}
 	r.run(func() {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
