@@ -126,6 +126,9 @@ func (v value) retransmit(r *Retransmit) {
 		field{"max_retries", func(v value) { v.integer(&r.MaxRetries, 1, maxRetries) }},
 		field{"syn_retries", func(v value) { v.integer(&r.SynRetries, 1, maxSynRetries) }},
 	)
+	if syn, set := found["syn_retries"]; set && r.SynRetries != DefaultPolicy().Retransmit.SynRetries {
+		v.p.warn(syn.pos(), syn.path, "has no effect in this version: a SYN is repeated until connect_timeout of the service")
+	}
 	at, set := found["min_rto"]
 	if !set {
 		at, set = found["max_rto"]
@@ -168,6 +171,12 @@ func (v value) timeWait(t *TimeWait) {
 		duration = Off
 	}
 	t.Duration = duration
+	if reuse, set := found["reuse"]; set && t.Reuse == "never" {
+		v.p.warn(reuse.pos(), reuse.path, "never has no effect in this version: a newer SYN may take the ports over")
+	}
+	if most, set := found["max"]; set && t.Max != DefaultPolicy().TimeWait.Max {
+		v.p.warn(most.pos(), most.path, "has no effect in this version: there are as many entries as ports")
+	}
 	if _, set := found["duration"]; set && duration < defaultTimeWait {
 		v.p.warn(at.pos(), at.path, "less than "+formatDuration(defaultTimeWait)+": a peer that repeats its last FIN later gets RST, and old segments may still be under way")
 	}

@@ -78,6 +78,7 @@ type Network interface {
 	Dial(remote netip.AddrPort, policy string) (Conn, error)
 	// Refuse makes new SYNs to addr be answered as how says ("rst" or
 	// "silence") while handshakes under way may finish; the listener stays
-	// open until the caller closes it. Close ends the refusal.
+	// open until the caller closes it. The refusal outlasts it; the next
+	// Listen to addr ends that.
 	Refuse(addr netip.AddrPort, how string)
 }

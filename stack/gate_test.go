@@ -58,8 +58,8 @@ func TestRefusingIPv6WithRST(t *testing.T) {
 	if _, err := r.peer.Dial(limit(t), "tcp", l.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a new client is told %v, want %v", err, syscall.ECONNREFUSED)
 	}
-	l.Close() // ends the refusal
-	again := r.listen(t, box6, 80, "default")
+	l.Close()
+	again := r.listen(t, box6, 80, "default") // ends the refusal
 	r.accepted(t, again)
 }
 
@@ -79,9 +79,18 @@ func TestRefusingWithSilenceSaysNothing(t *testing.T) {
 			t.Errorf("the client got %v", s)
 		}
 	}
-	if r.gate.Count.Ignored.Load() == 0 {
+	ignored := r.gate.Count.Ignored.Load()
+	if ignored == 0 {
 		t.Error("the ignored SYN is not counted")
 	}
+	l.Close() // the refusal stays, or gVisor would answer with RST
+	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := r.peer.Dial(ctx, "tcp", l.Addr().String()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a new client after the listener's end is told %v, want nothing", err)
+	}
+	l = r.listen(t, box4, 80, "default")
+	r.Refuse(l.Addr(), "silence")
 	r.gate.Allow(l.Addr())
 	r.accepted(t, l)
 }

@@ -58,6 +58,9 @@ func (l *Listener) open() error {
 		return toError(err)
 	}
 	l.ep = ep
+	if l.s.gate != nil {
+		l.s.gate.Allow(l.addr)
+	}
 	return nil
 }
 
@@ -99,23 +102,20 @@ func (l *Listener) TryAccept() (*Conn, error) {
 	return c, nil
 }
 
-// Close stops listening and ends a refusal of its address. gVisor resets
-// connections that nobody accepted.
+// Close stops listening. gVisor resets connections that nobody accepted. A
+// refusal of the address stays, until somebody listens there again.
 func (l *Listener) Close() error {
 	if l.closed.Swap(true) {
 		return nil
 	}
 	l.Notify(nil)
 	l.ep.Close()
-	if l.s.gate != nil {
-		l.s.gate.Allow(l.addr)
-	}
 	return nil
 }
 
 // Refuse makes new connections to addr be refused ("rst") or ignored
-// ("silence") while handshakes under way finish, until Gate.Allow or the end of
-// the address's listener.
+// ("silence") while handshakes under way finish, until the next Listen there or
+// Gate.Allow. It outlasts the listener: gVisor answers with RST where nobody listens.
 func (s *Stack) Refuse(addr netip.AddrPort, how string) {
 	if s.gate != nil {
 		s.gate.Refuse(addr, how)

@@ -2,9 +2,6 @@ package stack
 
 import (
 	"fmt"
-	"log/slog"
-	"maps"
-	"slices"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -55,20 +52,4 @@ func finWait2(p *config.Policy) time.Duration {
 		return tcp.MaxTCPLingerTimeout
 	}
 	return min(p.FinWait2, tcp.MaxTCPLingerTimeout)
-}
-
-// warnCapped tells of every policy that asks for more than gVisor gives.
-func warnCapped(log *slog.Logger, policies map[string]config.Policy) {
-	for _, name := range slices.Sorted(maps.Keys(policies)) {
-		p := policies[name]
-		if p.FinWait2 >= 0 && p.FinWait2 <= tcp.MaxTCPLingerTimeout {
-			continue
-		}
-		asked := "off"
-		if p.FinWait2 >= 0 {
-			asked = p.FinWait2.String()
-		}
-		log.Warn("this version caps fin_wait2 at 120s for a connection that was closed before its peer finished",
-			"policy", name, "fin_wait2", asked)
-	}
 }

@@ -96,7 +96,6 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 }
 
 func (s *Stack) assemble(ctx context.Context, o Options) error {
-	warnCapped(s.log, s.policies)
 	if err := s.setTCPOptions(o.Config.Policies["default"]); err != nil {
 		return err
 	}

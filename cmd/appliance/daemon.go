@@ -22,8 +22,8 @@ import (
 // daemon is everything that runs, in the order start makes it. stop takes it
 // down in the reverse order, and is the only one to do so.
 //
-// Its long-lived goroutines: per card one for each receive queue and one that
-// watches the link (endpoints), gVisor's TCP processors and one for router
+// Its long-lived goroutines: per card one for each receive queue, one that
+// watches the link (endpoints) and one that sends delayed ACKs (delays), gVisor's TCP processors and one for router
 // advertisements (stack), one event loop for each thread (loops), one that
 // accepts on the admin socket (admin), one for signals (stopSignals).
 type daemon struct {
@@ -36,6 +36,7 @@ type daemon struct {
 	nics       []*netif.NIC
 	gate       stack.Gate
 	endpoints  []*netif.Endpoint
+	delays     []*stack.AckDelay // one for each endpoint
 	stack      *stack.Stack
 	loops      *services.Loops
 	supervisor *services.Supervisor
@@ -84,11 +85,13 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 			return nil, err
 		}
 		d.nics = append(d.nics, nic)
-		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: &d.gate, Log: d.log})
+		delay := stack.NewAckDelay()
+		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: stack.Filters{&d.gate, delay}, Log: d.log})
 		if err != nil {
 			return nil, err
 		}
-		d.endpoints = append(d.endpoints, ep)
+		delay.Start(ep.Send)
+		d.endpoints, d.delays = append(d.endpoints, ep), append(d.delays, delay)
 		links = append(links, stack.Link{Interface: i, Endpoint: ep.Port(0)})
 	}
 	return links, nil
@@ -190,7 +193,8 @@ func (d *daemon) stop() error {
 	if d.supervisor != nil {
 		d.supervisor.Close()
 	}
-	for _, ep := range d.endpoints {
+	for i, ep := range d.endpoints {
+		d.delays[i].Close() // it still sends
 		if err := ep.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("close %s: %w", ep.Name(), err))
 		}

@@ -29,9 +29,11 @@ func (d *daemon) Status() admin.Status {
 		Loops:   d.loops.Stats(),
 	}
 	for i, nic := range d.nics {
+		counters := byName(d.endpoints[i].Counters())
+		counters["acks_saved"], counters["acks_late"] = d.delays[i].Count.Saved.Load(), d.delays[i].Count.Late.Load()
 		s.Interfaces = append(s.Interfaces, admin.Interface{
 			Name: nic.Name(), Up: d.endpoints[i].Up(), MAC: nic.MAC().String(), MTU: nic.MTU(), Driver: nic.Driver(),
-			Guard: nic.Guard(), Addresses: d.cfg.Interfaces[i].Addresses, Counters: byName(d.endpoints[i].Counters()),
+			Guard: nic.Guard(), Addresses: d.cfg.Interfaces[i].Addresses, Counters: counters,
 		})
 	}
 	for i, one := range d.supervisor.Services() {

@@ -97,7 +97,7 @@ func writeInterfaces(w io.Writer, all []admin.Interface) error {
 }
 
 // flows are the counters of frames that went where they should.
-var flows = []string{"rx_frames", "rx_bytes", "rx_super_frames", "rx_carried", "tx_frames", "tx_bytes", "tx_super_frames", "tx_carried", "link_changes"}
+var flows = []string{"rx_frames", "rx_bytes", "rx_super_frames", "rx_carried", "tx_frames", "tx_bytes", "tx_super_frames", "tx_carried", "link_changes", "acks_saved", "acks_late"}
 
 // drops names what was dropped, and why.
 func drops(counters map[string]uint64) string {

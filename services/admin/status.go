@@ -34,7 +34,7 @@ type Interface struct {
 	Driver    string            `json:"driver"`
 	Guard     string            `json:"guard"` // what keeps frames from the kernel
 	Addresses []netip.Prefix    `json:"addresses"`
-	Counters  map[string]uint64 `json:"counters"` // by the names of netif.Counters
+	Counters  map[string]uint64 `json:"counters"` // by the names of netif.Counters and stack.AckCounters
 }
 
 // Service is one service and its totals.
