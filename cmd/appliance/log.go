@@ -42,7 +42,7 @@ func spelled(_ []string, a slog.Attr) slog.Attr {
 }
 
 func textLog(w io.Writer, l slog.Level, color bool) *slog.Logger {
-	return slog.New(tint.NewHandler(w, &tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !color}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !color}))
 }
 
 // terminal reports whether w is one: see ioctl_tty(2).

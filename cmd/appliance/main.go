@@ -30,9 +30,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler:       func(*cli.Context, error) {}, // execute reports
 		OnUsageError:         usageError,
 		Action:               noCommand,
-		CommandNotFound:      nil,
 		Commands: []*cli.Command{
-			runCommand(), checkCommand(),
+			runCommand(), checkCommand(), demoCommand(),
 			statusCommand(), connsCommand(), nicCommand(), versionCommand(),
 		},
 	}
