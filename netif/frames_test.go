@@ -160,7 +160,7 @@ func TestTaggedSuperFrames(t *testing.T) {
 	client := newStack(t, far.Port(testVLAN), peer4, peer6)
 	for _, f := range families {
 		c := dialStack(t, client, net.JoinHostPort(f.ours, bulkPort))
-		if err := lab.Exchange(limit(t), c, toCard, toPeer); err != nil {
+		if err := lab.Exchange(limit(t), c, toCard(), toPeer()); err != nil {
 			t.Error(err)
 		}
 		_ = c.Close() // both halves are closed

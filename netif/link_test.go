@@ -8,7 +8,7 @@ import (
 	"github.com/lastack/lastack/netif/frame"
 )
 
-const enough = 1 << 20 // bytes after which a stream is in full swing
+const enough = 512 << 10 // bytes after which a stream is in full swing
 
 func TestConnectionOutlivesALinkThatWasDown(t *testing.T) {
 	for _, c := range []struct {

@@ -15,16 +15,11 @@ func TestConnectionsOverSeveralQueues(t *testing.T) {
 	for _, queues := range []int{2, 4} {
 		t.Run(fmt.Sprint(queues), func(t *testing.T) {
 			r := newRig(t, wire, EndpointOptions{Queues: queues})
-			var all []*stream
+			var owned sync.WaitGroup
 			for i := range 8 {
-				all = append(all, r.streamTo(families[i%2].ours))
+				owned.Go(func() { r.exchange(families[i%2].ours) })
 			}
-			for _, s := range all {
-				s.advance(enough)
-			}
-			for _, s := range all {
-				s.finish()
-			}
+			owned.Wait()
 			if n := r.e.Counters(); n.RxBadChecksum+n.RxMalformed+n.RxErrors > 0 {
 				t.Errorf("frames were dropped: %+v", n)
 			}

@@ -27,10 +27,16 @@ const (
 	bulkPort = "2000" // the card's side of lab.Bulk with toCard and toPeer
 )
 
-var (
-	toCard = lab.Blob{Seed: 1, Size: 8 << 20}
-	toPeer = lab.Blob{Seed: 2, Size: 8 << 20}
-)
+// toCard and toPeer are what the two sides of a transfer send.
+func toCard() lab.Blob { return lab.Blob{Seed: 1, Size: bulkSize()} }
+func toPeer() lab.Blob { return lab.Blob{Seed: 2, Size: bulkSize()} }
+
+func bulkSize() int64 {
+	if testing.Short() {
+		return 1 << 20
+	}
+	return 8 << 20
+}
 
 // newStack attaches a stack with two addresses to a port, until the test ends.
 func newStack(t testing.TB, port *Port, v4 [4]byte, v6 [16]byte) *gstack.Stack {
@@ -72,7 +78,7 @@ func serve(t testing.TB, s *gstack.Stack) {
 	owned := &sync.WaitGroup{}
 	for port, handle := range map[uint16]func(net.Conn) error{
 		7:    echoBack,
-		2000: func(c net.Conn) error { return lab.Exchange(ctx, c, toPeer, toCard) },
+		2000: func(c net.Conn) error { return lab.Exchange(ctx, c, toPeer(), toCard()) },
 	} {
 		// An IPv6 listener without an address takes IPv4 too.
 		l, err := gonet.ListenTCP(s, tcpip.FullAddress{Port: port}, ipv6.ProtocolNumber)

@@ -109,10 +109,10 @@ func until(t testing.TB, what string, happened func() bool) {
 	}
 }
 
-// exchange sends 8 MB each way at once between the peer's kernel and the stack.
+// exchange sends 8 MB (1 MB in a short run) each way at once between the peer's kernel and the stack.
 func (r *rig) exchange(ours string) {
 	r.t.Helper()
-	if _, err := lab.Bulk(limit(r.t), r.peer, net.JoinHostPort(ours, bulkPort), toCard, toPeer); err != nil {
+	if _, err := lab.Bulk(limit(r.t), r.peer, net.JoinHostPort(ours, bulkPort), toCard(), toPeer()); err != nil {
 		r.t.Errorf("%v; card: %+v", err, r.e.Counters())
 	}
 }
