@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// figure is one row of the result.
+type figure struct {
+	Key   string `json:"key"`
+	Title string `json:"title"`
+	Unit  string `json:"unit"`
+	Less  bool   `json:"less_is_better"`
+}
+
+// experiment measures some figures at once.
+type experiment struct {
+	key     string
+	figures []figure
+	// fresh is whether each measurement needs processes that did nothing yet.
+	fresh bool
+	// skip is whether there is nothing to measure for a peer.
+	skip func(peerName string) bool
+	// measure returns a value for each figure.
+	measure func(ctx context.Context, t trial) ([]float64, error)
+}
+
+// trial is what one measurement may use.
+type trial struct {
+	rig            *rig
+	warmup, length time.Duration
+	rate           float64 // requests per second at half load
+	idle           int     // connections
+}
+
+// connections is how many there are in the experiments with requests.
+const connections = 64
+
+// experiments stand in the order they run in: latency needs what requests found.
+var experiments = []experiment{
+	{key: "stream", figures: []figure{{"stream", "1 stream", "Gbit/s", false}}, measure: streams(1)},
+	{key: "streams", figures: []figure{{"streams", "4 streams", "Gbit/s", false}}, measure: streams(4)},
+	{key: "requests", figures: []figure{{"requests", "keep-alive requests, 64 conns", "1/s", false}}, measure: requestRate},
+	{key: "latency", figures: []figure{
+		{"p50", "latency at half load, p50", "us", true},
+		{"p99", "latency at half load, p99", "us", true},
+	}, measure: latency},
+	{key: "connects", figures: []figure{{"connects", "new connections", "1/s", false}}, measure: connectRate},
+	{
+		key: "memory", figures: []figure{{"memory", "resident per idle connection", "KiB", true}}, fresh: true,
+		skip: func(name string) bool { return name == routing }, measure: memory,
+	},
+}
+
+func experimentKeys() []string {
+	var keys []string
+	for _, e := range experiments {
+		keys = append(keys, e.key)
+	}
+	return keys
+}
+
+// streams measures what arrives at the server.
+func streams(n int) func(context.Context, trial) ([]float64, error) {
+	return func(ctx context.Context, t trial) (_ []float64, err error) {
+		l := load{mode: modeBulk, addr: t.rig.target(bulkPort), conns: n}
+		sender, err := hold(ctx, t.rig.client, "the load", l.args()...)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, sender.close()) }()
+		before, err := t.countAfter(ctx, t.warmup)
+		if err != nil {
+			return nil, err
+		}
+		after, err := t.countAfter(ctx, t.length)
+		if err != nil {
+			return nil, err
+		}
+		if err := sender.alive(); err != nil {
+			return nil, err
+		}
+		return []float64{gigabits(before, after)}, nil
+	}
+}
+
+// countAfter asks the server after a while.
+func (t trial) countAfter(ctx context.Context, d time.Duration) (counts, error) {
+	if err := pause(ctx, d); err != nil {
+		return counts{}, err
+	}
+	return t.rig.serving.counts()
+}
+
+func gigabits(before, after counts) float64 {
+	return float64(after.Bytes-before.Bytes) * 8 / 1e9 / (after.At - before.At).Seconds()
+}
+
+func (t trial) load(mode string) load {
+	return load{mode: mode, addr: t.rig.target(httpPort), conns: connections, warmup: t.warmup, length: t.length, rate: t.rate}
+}
+
+func requestRate(ctx context.Context, t trial) ([]float64, error) {
+	o, err := runLoad(ctx, t.rig.client, t.load(modeRequests))
+	return []float64{o.perSecond()}, err
+}
+
+func latency(ctx context.Context, t trial) ([]float64, error) {
+	o, err := runLoad(ctx, t.rig.client, t.load(modePaced))
+	return []float64{microseconds(o.P50), microseconds(o.P99)}, err
+}
+
+func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func connectRate(ctx context.Context, t trial) ([]float64, error) {
+	o, err := runLoad(ctx, t.rig.client, t.load(modeConnects))
+	if err == nil && o.Failed*100 > o.Count {
+		err = fmt.Errorf("%d connections failed besides %d that did not, one with: %s", o.Failed, o.Count, o.Failure)
+	}
+	return []float64{o.perSecond()}, err
+}
+
+// memory compares the peer's resident memory before and after many clients
+// connected, had one answer, and fell silent.
+func memory(ctx context.Context, t trial) (_ []float64, err error) {
+	before, err := t.residentAfter(ctx, time.Second)
+	if err != nil {
+		return nil, err
+	}
+	l := load{mode: modeIdle, addr: t.rig.target(httpPort), conns: t.idle}
+	clients, err := hold(ctx, t.rig.client, "the load", l.args()...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, clients.close()) }()
+	after, err := t.residentAfter(ctx, 2*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.rig.serving.counts()
+	if err == nil && c.Open < int64(t.idle) {
+		err = fmt.Errorf("only %d of %d idle connections reach the server", c.Open, t.idle)
+	}
+	return []float64{float64(after-before) / 1024 / float64(t.idle)}, err
+}
+
+func (t trial) residentAfter(ctx context.Context, d time.Duration) (int64, error) {
+	if err := pause(ctx, d); err != nil {
+		return 0, err
+	}
+	return t.rig.proxy.residentBytes()
+}
+
+// pause lets the processes be for a while.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

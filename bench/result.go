@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// result is what a run found. Values are by figure and peer, one per round.
+type result struct {
+	Date    time.Time                       `json:"date"`
+	Took    string                          `json:"took"`
+	Machine machine                         `json:"machine"`
+	Rounds  int                             `json:"rounds"`
+	Seconds float64                         `json:"seconds"`
+	Rate    float64                         `json:"half_load_requests_per_second,omitempty"`
+	Figures []figure                        `json:"figures"`
+	Values  map[string]map[string][]float64 `json:"values"`
+	Medians map[string]map[string]float64   `json:"medians"`
+	// Ratios are by figure and by what the appliance is compared with.
+	Ratios map[string]map[string]ratio `json:"ratios"`
+
+	peers []peer
+}
+
+func newResult(peers []peer, haproxyVersion, applianceBinary string, o options) *result {
+	return &result{
+		Date: time.Now().Truncate(time.Second), Machine: thisMachine(haproxyVersion, applianceBinary), Rounds: o.rounds, Seconds: o.length.Seconds(),
+		Values: make(map[string]map[string][]float64), peers: peers,
+	}
+}
+
+// add takes the value of one round.
+func (r *result) add(f figure, peerName string, value float64) {
+	if r.Values[f.Key] == nil {
+		r.Values[f.Key] = make(map[string][]float64)
+		r.Figures = append(r.Figures, f)
+	}
+	r.Values[f.Key][peerName] = append(r.Values[f.Key][peerName], value)
+}
+
+// conclude works out the medians and ratios.
+func (r *result) conclude() {
+	r.Took = time.Since(r.Date).Round(time.Second).String()
+	r.Medians, r.Ratios = make(map[string]map[string]float64), make(map[string]map[string]ratio)
+	for key, byPeer := range r.Values {
+		r.Medians[key], r.Ratios[key] = make(map[string]float64), make(map[string]ratio)
+		for name, values := range byPeer {
+			r.Medians[key][name] = median(values)
+			if q, ok := ratioOf(byPeer[appliance], values); ok && name != appliance {
+				r.Ratios[key][name] = q
+			}
+		}
+	}
+}
+
+// save writes the result as JSON and returns where.
+func (r *result) save(file string) (string, error) {
+	if file == "" {
+		file = filepath.Join("bench", "results", r.fileName())
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return "", fmt.Errorf("write the result: %w", err)
+		}
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return "", fmt.Errorf("write the result: %w", err)
+	}
+	if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+		return "", fmt.Errorf("write the result: %w", err)
+	}
+	return file, nil
+}
+
+func (r *result) fileName() string {
+	return fmt.Sprintf("%s-%s-%s.json", r.Date.Format(time.DateOnly), r.Machine.Kernel, r.Machine.Arch)
+}

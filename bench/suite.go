@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// suite is all that is measured in one run.
+type suite struct {
+	options
+	say    progress
+	peers  []peer
+	idle   int
+	result *result
+}
+
+func newSuite(o options, say progress) (*suite, error) {
+	binary, err := applianceBinary(o.appliance)
+	if err != nil {
+		return nil, err
+	}
+	idle, err := idleConnections()
+	if err != nil {
+		return nil, err
+	}
+	s := &suite{options: o, say: say, idle: idle, peers: []peer{routingPeer()}}
+	path, version := findHAProxy()
+	if path == "" {
+		say.line("without HAProxy: it is not installed (apt-get install haproxy)")
+	} else {
+		s.peers = append(s.peers, haproxyPeer(path, version, idle+1000))
+	}
+	s.peers = append(s.peers, appliancePeer(binary))
+	s.result = newResult(s.peers, version, binary, o)
+	if load := s.result.Machine.LoadAverage; load > busyLoad {
+		say.line("this machine is busy (load average %.2f): the figures will be lower, and noisy", load)
+	}
+	return s, nil
+}
+
+func applianceBinary(name string) (string, error) {
+	path, err := filepath.Abs(name)
+	if err == nil {
+		_, err = exec.LookPath(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find the appliance (make bin/appliance builds it): %w", err)
+	}
+	return path, nil
+}
+
+// idleConnections is how many idle connections there may be: a proxy needs two
+// open files for each, and some.
+func idleConnections() (int, error) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("read the limit of open files: %w", err)
+	}
+	return idleWithin(l.Max), nil
+}
+
+// idleWithin leaves room for HAProxy's maxconn, 1000 higher, and its pipes, one
+// for every four connections.
+func idleWithin(files uint64) int {
+	const most = 4000
+	return int(min(most, max(100, (files-min(files, 3000))/3)))
+}
+
+// run measures everything.
+func (s *suite) run(ctx context.Context) (*result, error) {
+	for _, e := range experiments {
+		if !s.wants(e.key) {
+			continue
+		}
+		if e.key == "latency" {
+			if err := s.needRate(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if err := s.runExperiment(ctx, e); err != nil {
+			return nil, fmt.Errorf("measure %s: %w", e.key, err)
+		}
+	}
+	return s.result, nil
+}
+
+// needRate sets the rate of half load, which comes from the requests.
+func (s *suite) needRate(ctx context.Context) error {
+	if !s.wants("requests") {
+		for _, e := range experiments {
+			if e.key != "requests" {
+				continue
+			}
+			if err := s.runExperiment(ctx, e); err != nil {
+				return err
+			}
+		}
+	}
+	s.result.Rate = halfLoad(s.result.Values["requests"])
+	s.say.detail("half load is %.0f requests/s", s.result.Rate)
+	return nil
+}
+
+// halfLoad is half of what the slower of the proxies can do.
+func halfLoad(requests map[string][]float64) float64 {
+	rate := median(requests[appliance])
+	if h := requests[haproxy]; len(h) > 0 {
+		rate = min(rate, median(h))
+	}
+	return rate / 2
+}
+
+// runExperiment measures all peers in turn, round by round.
+func (s *suite) runExperiment(ctx context.Context, e experiment) (err error) {
+	s.say.line("%s", e.figures[0].Title)
+	rigs := make(map[string]*rig)
+	defer func() {
+		for _, r := range rigs {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	for round := range s.rounds {
+		for i := range s.peers {
+			// Another one is first in each round: whatever is before a
+			// measurement is before that of every peer.
+			p := s.peers[(round+i)%len(s.peers)]
+			if e.skip != nil && e.skip(p.name) {
+				continue
+			}
+			if err := s.runTrial(ctx, e, p, rigs); err != nil {
+				return fmt.Errorf("%s: %w", p.title, err)
+			}
+		}
+	}
+	return nil
+}
+
+// runTrial measures one peer once, in its rig of this experiment or a new one.
+func (s *suite) runTrial(ctx context.Context, e experiment, p peer, rigs map[string]*rig) error {
+	r := rigs[p.name]
+	if r == nil {
+		var err error
+		if r, err = build(ctx, p); err != nil {
+			return err
+		}
+		rigs[p.name] = r
+	}
+	values, err := e.measure(ctx, trial{rig: r, warmup: s.warmup, length: s.length, rate: s.result.Rate, idle: s.idle})
+	if e.fresh {
+		delete(rigs, p.name)
+		err = errors.Join(err, r.close())
+	}
+	if err != nil {
+		return err
+	}
+	for i, f := range e.figures {
+		s.result.add(f, p.name, values[i])
+		s.say.detail("%-16s %10.2f %s", p.title, values[i], f.Unit)
+	}
+	return nil
+}
+
+// hasCommand reports whether there is a program called name.
+func hasCommand(name string) bool {
+	_, err := exec.LookPath(name)
+	return err == nil
+}
+
+// installHAProxy does so on Debian and its kin, as root.
+func installHAProxy(say progress) {
+	if hasCommand("haproxy") || os.Geteuid() != 0 || !hasCommand("apt-get") {
+		return
+	}
+	say.line("HAProxy is missing: apt-get install -y haproxy")
+	cmd := exec.Command("apt-get", "install", "-y", "-q", "haproxy")
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		say.line("it could not be installed: %v\n%s", err, out)
+	}
+}
