@@ -10,5 +10,6 @@
 //
 // A Port is what the stack attaches to: one for untagged frames, one for each
 // VLAN. An Endpoint owns its receive goroutines and one that watches the link;
-// Close stops them and waits.
+// Close stops them and waits. It stays in the network namespace in which it was
+// opened, also when its card is removed and made anew.
 package netif

@@ -6,5 +6,5 @@ import (
 	"github.com/lastack/lastack/internal/lab/labtest"
 )
 
-// Main runs the tests as root of a user namespace, whoever calls them.
+// TestMain runs the tests as root of a user namespace, whoever calls them.
 func TestMain(m *testing.M) { labtest.Main(m) }
