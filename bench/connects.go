@@ -36,13 +36,25 @@ func (l load) connects() (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	vs := &visitors{poll: p, to: sa, all: make([]visitor, l.conns), buf: make([]byte, 4<<10)}
+	vs := &visitors{poll: p, to: sa, buf: make([]byte, 4<<10)}
+	defer vs.close()
+	for range l.conns {
+		vs.all = append(vs.all, visitor{fd: -1})
+	}
 	for i := range vs.all {
 		if err := vs.begin(i); err != nil {
 			return outcome{}, err
 		}
 	}
 	return vs.run(l.window())
+}
+
+func (vs *visitors) close() {
+	var sockets []int
+	for _, v := range vs.all {
+		sockets = append(sockets, v.fd)
+	}
+	vs.poll.close(sockets...)
 }
 
 func (vs *visitors) run(w window) (outcome, error) {

@@ -71,16 +71,18 @@ func measureAll(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r, err := s.run(ctx)
+	err = s.run(ctx)
+	if len(s.result.Figures) > 0 {
+		s.result.conclude()
+		fmt.Fprint(stdout, s.result.table())
+	}
 	if ctx.Err() != nil {
 		return errors.New("interrupted; everything that was started is stopped")
 	}
 	if err != nil {
 		return err
 	}
-	r.conclude()
-	fmt.Fprint(stdout, r.table())
-	file, err := r.save(o.json)
+	file, err := s.result.save(o.json)
 	if err != nil {
 		return err
 	}

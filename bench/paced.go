@@ -33,6 +33,7 @@ func (l load) paced() (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
+	defer cs.close()
 	p := &pace{callers: cs, interval: 1e9 / l.rate, total: int(l.rate * (l.warmup + l.length).Seconds())}
 	for i := range cs.all {
 		p.free = append(p.free, i)

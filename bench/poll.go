@@ -31,7 +31,13 @@ func newPoller() (*poller, error) {
 	return &poller{fd: fd}, nil
 }
 
-func (p *poller) close() error { return unix.Close(p.fd) }
+// close closes the instance and the sockets given.
+func (p *poller) close(sockets ...int) {
+	for _, fd := range append(sockets, p.fd) {
+		// All was counted before: there is nothing to lose, and no way to help.
+		_ = unix.Close(fd)
+	}
+}
 
 // add watches fd; its events carry number in their field Fd.
 func (p *poller) add(fd, number int, events uint32) error {

@@ -57,6 +57,7 @@ type callers struct {
 	buf  []byte
 }
 
+// open connects. Whoever calls it closes them.
 func (l load) open() (*callers, error) {
 	sa, err := sockaddr(l.addr)
 	if err != nil {
@@ -66,16 +67,42 @@ func (l load) open() (*callers, error) {
 	if err != nil {
 		return nil, err
 	}
-	cs := &callers{poll: p, all: make([]caller, l.conns), buf: make([]byte, 4<<10)}
-	for i := range cs.all {
-		if cs.all[i].fd, err = dial(sa); err != nil {
+	cs := &callers{poll: p, buf: make([]byte, 4<<10)}
+	for i := range l.conns {
+		if err := cs.add(sa); err != nil {
+			cs.close()
 			return nil, fmt.Errorf("connection %d of %d: %w", i+1, l.conns, err)
-		}
-		if err := p.add(cs.all[i].fd, i, unix.EPOLLIN); err != nil {
-			return nil, err
 		}
 	}
 	return cs, nil
+}
+
+// add makes one more connection.
+func (cs *callers) add(to *unix.SockaddrInet4) error {
+	fd, err := dial(to)
+	if err != nil {
+		return err
+	}
+	cs.all = append(cs.all, caller{fd: fd})
+	return cs.poll.add(fd, len(cs.all)-1, unix.EPOLLIN)
+}
+
+func (cs *callers) close() {
+	var sockets []int
+	for _, c := range cs.all {
+		sockets = append(sockets, c.fd)
+	}
+	cs.poll.close(sockets...)
+}
+
+// askAll asks on every connection.
+func (cs *callers) askAll() error {
+	for i := range cs.all {
+		if err := cs.all[i].ask(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // collect waits for answers, calls done for each complete one, and returns the
@@ -104,10 +131,9 @@ func (l load) requests() (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	for i := range cs.all {
-		if err := cs.all[i].ask(); err != nil {
-			return outcome{}, err
-		}
+	defer cs.close()
+	if err := cs.askAll(); err != nil {
+		return outcome{}, err
 	}
 	var o outcome
 	w := l.window()
@@ -135,10 +161,9 @@ func (l load) idle(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for i := range cs.all {
-		if err := cs.all[i].ask(); err != nil {
-			return err
-		}
+	defer cs.close()
+	if err := cs.askAll(); err != nil {
+		return err
 	}
 	for left := len(cs.all); left > 0; {
 		if _, err := cs.collect(-1, func(int) error { left--; return nil }); err != nil {

@@ -18,6 +18,10 @@ type result struct {
 	Rate    float64                         `json:"half_load_requests_per_second,omitempty"`
 	Figures []figure                        `json:"figures"`
 	Values  map[string]map[string][]float64 `json:"values"`
+	// Cores is how much of the machine a proxy's own process used, by experiment
+	// and peer, one per round. What the kernel does for it in interrupts is not
+	// in it, or in another's.
+	Cores   map[string]map[string][]float64 `json:"process_cores"`
 	Medians map[string]map[string]float64   `json:"medians"`
 	// Ratios are by figure and by what the appliance is compared with.
 	Ratios map[string]map[string]ratio `json:"ratios"`
@@ -28,7 +32,7 @@ type result struct {
 func newResult(peers []peer, haproxyVersion, applianceBinary string, o options) *result {
 	return &result{
 		Date: time.Now().Truncate(time.Second), Machine: thisMachine(haproxyVersion, applianceBinary), Rounds: o.rounds, Seconds: o.length.Seconds(),
-		Values: make(map[string]map[string][]float64), peers: peers,
+		Values: make(map[string]map[string][]float64), Cores: make(map[string]map[string][]float64), peers: peers,
 	}
 }
 
@@ -39,6 +43,14 @@ func (r *result) add(f figure, peerName string, value float64) {
 		r.Figures = append(r.Figures, f)
 	}
 	r.Values[f.Key][peerName] = append(r.Values[f.Key][peerName], value)
+}
+
+// addCores takes what a peer's process used in one round.
+func (r *result) addCores(experimentKey, peerName string, cores float64) {
+	if r.Cores[experimentKey] == nil {
+		r.Cores[experimentKey] = make(map[string][]float64)
+	}
+	r.Cores[experimentKey][peerName] = append(r.Cores[experimentKey][peerName], cores)
 }
 
 // conclude works out the medians and ratios.

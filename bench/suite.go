@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,21 +74,21 @@ func idleWithin(files uint64) int {
 }
 
 // run measures everything.
-func (s *suite) run(ctx context.Context) (*result, error) {
+func (s *suite) run(ctx context.Context) error {
 	for _, e := range experiments {
 		if !s.wants(e.key) {
 			continue
 		}
 		if e.key == "latency" {
 			if err := s.needRate(ctx); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if err := s.runExperiment(ctx, e); err != nil {
-			return nil, fmt.Errorf("measure %s: %w", e.key, err)
+			return fmt.Errorf("measure %s: %w", e.key, err)
 		}
 	}
-	return s.result, nil
+	return nil
 }
 
 // needRate sets the rate of half load, which comes from the requests.
@@ -151,7 +152,7 @@ func (s *suite) runTrial(ctx context.Context, e experiment, p peer, rigs map[str
 		}
 		rigs[p.name] = r
 	}
-	values, err := e.measure(ctx, trial{rig: r, warmup: s.warmup, length: s.length, rate: s.result.Rate, idle: s.idle})
+	values, cores, err := s.measure(ctx, e, r)
 	if e.fresh {
 		delete(rigs, p.name)
 		err = errors.Join(err, r.close())
@@ -163,7 +164,27 @@ func (s *suite) runTrial(ctx context.Context, e experiment, p peer, rigs map[str
 		s.result.add(f, p.name, values[i])
 		s.say.detail("%-16s %10.2f %s", p.title, values[i], f.Unit)
 	}
+	if r.proxy != nil {
+		s.say.detail("%-16s %10.2f cores used by its process", "", cores)
+		s.result.addCores(e.key, p.name, cores)
+	}
 	return nil
+}
+
+// measure returns the figures, and how many cores the peer's process used
+// meanwhile: 0 if it has none.
+func (s *suite) measure(ctx context.Context, e experiment, r *rig) (values []float64, cores float64, err error) {
+	t := trial{rig: r, warmup: s.warmup, length: s.length, rate: s.result.Rate, idle: s.idle, note: s.say.line}
+	if r.proxy == nil {
+		values, err = e.measure(ctx, t)
+		return values, 0, err
+	}
+	before, err1 := r.proxy.cpuTime()
+	began := time.Now()
+	values, err2 := e.measure(ctx, t)
+	took := time.Since(began)
+	after, err3 := r.proxy.cpuTime()
+	return values, (after - before).Seconds() / took.Seconds(), errors.Join(err1, err2, err3)
 }
 
 // hasCommand reports whether there is a program called name.

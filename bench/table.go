@@ -88,7 +88,7 @@ func number(v float64) string {
 
 func (r *result) legend() string {
 	m := r.Machine
-	text := fmt.Sprintf("\nMedian of %d rounds of %g s ± half of the range; ratio of the medians (lowest-highest of a round).\n", r.Rounds, r.Seconds)
+	text := fmt.Sprintf("\nRounds: %d of %g s. Median ± half of the range; ratio of the medians (lowest-highest of a round).\n", r.Rounds, r.Seconds)
 	if r.Rate > 0 {
 		text += fmt.Sprintf("Half load is %.0f requests/s for everybody.\n", r.Rate)
 	}

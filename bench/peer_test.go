@@ -1,0 +1,46 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/lastack/lastack/config"
+)
+
+func TestHAProxyGetsItsConfiguration(t *testing.T) {
+	checkGolden(t, "haproxy.golden", haproxyConfig(5000))
+}
+
+func TestApplianceGetsItsConfiguration(t *testing.T) {
+	checkGolden(t, "appliance.golden", applianceConfig("/tmp/x/appliance.sock"))
+}
+
+func TestApplianceTakesItsConfiguration(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "appliance.yaml")
+	if err := os.WriteFile(file, []byte(applianceConfig("/tmp/x/appliance.sock")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := len(c.Services), len(proxied); got != want {
+		t.Errorf("got %d services, want %d", got, want)
+	}
+}
+
+func TestHAProxyTakesItsConfiguration(t *testing.T) {
+	path, _ := findHAProxy()
+	if path == "" {
+		t.Skip("HAProxy is not installed here; a benchmark without it leaves its columns out")
+	}
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(haproxyConfig(500)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(path, "-c", "-f", file).CombinedOutput(); err != nil {
+		t.Errorf("got %v: %s", err, out)
+	}
+}
