@@ -69,7 +69,7 @@ func (d *demo) showStart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.page.say("the kernel's addresses on wan0 before: %s", before)
+	d.page.say("wan0 in the kernel before: %s", before)
 	d.page.command(append([]string{"appliance"}, append(runArgs, "&")...)...)
 	d.daemon, err = startDaemon(ctx, d.program, d.dir, d.scene.box)
 	if err != nil {
@@ -86,7 +86,7 @@ func (d *demo) showStart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.page.say("the kernel's addresses on wan0 now:    %s", now)
+	d.page.say("wan0 in the kernel now:    %s", now)
 	if strings.Contains(now, "192.0.2.10") {
 		return fmt.Errorf("the kernel still has %s on wan0, which the appliance has taken", now)
 	}

@@ -92,6 +92,27 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 	}
 }
 
+// awaitIdle returns when the connections of the steps before are forgotten, so
+// that the report counts the crowd alone. Somebody else's may stay.
+func (d *daemon) awaitIdle(ctx context.Context) error {
+	tick, enough := time.NewTicker(20*time.Millisecond), time.After(2*time.Second)
+	defer tick.Stop()
+	for {
+		rows, err := d.admin.Conns(ctx)
+		if err != nil {
+			return fmt.Errorf("ask the appliance for its connections: %w", err)
+		}
+		if len(rows) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-enough:
+			return nil
+		}
+	}
+}
+
 // status is its exit status, once it has ended; -1 if a signal killed it.
 func (d *daemon) status() int { return d.cmd.ProcessState.ExitCode() }
 

@@ -31,15 +31,8 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("the demonstration needs network namespaces: %w", err)
 	}
 	d := &demo{page: &page{w: o.Out, color: o.Color, width: o.Width}, program: o.Program}
-	err := d.run(ctx, o.Keep)
-	err = errors.Join(err, d.close())
-	switch {
-	case err == nil:
-		return d.page.err
-	case ctx.Err() != nil && !o.Keep:
-		return errors.New("stopped before its end; everything is cleaned up")
-	}
-	return err
+	d.page.title("Lastack: every connection gets its last ACK")
+	return errors.Join(d.run(ctx, o.Keep), d.close())
 }
 
 // demo is the demonstration under way.
@@ -79,19 +72,23 @@ func (d *demo) run(ctx context.Context, keep bool) error {
 	return d.play(ctx, []step{{"Stopping under load: every client gets its FIN", d.showStop}})
 }
 
-func (d *demo) play(ctx context.Context, steps []step) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took more than %v", limit))
+// play shows steps. What fails because asked was canceled is not explained.
+func (d *demo) play(asked context.Context, steps []step) error {
+	ctx, cancel := context.WithTimeoutCause(asked, limit, fmt.Errorf("it took more than %v", limit))
 	defer cancel()
 	for _, s := range steps {
 		d.page.heading(s.title)
 		if err := s.show(ctx); err != nil {
+			if asked.Err() != nil {
+				return errors.New("stopped before its end; everything is cleaned up")
+			}
 			return err
 		}
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
+		if d.page.err != nil {
+			return fmt.Errorf("write what happens: %w", d.page.err)
 		}
 	}
-	return d.page.err
+	return nil
 }
 
 // close takes down what run built, the last first.

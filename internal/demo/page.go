@@ -44,6 +44,8 @@ func (p *page) styled(style, s string) string {
 	return "\x1b[" + style + "m" + s + "\x1b[0m"
 }
 
+func (p *page) title(s string) { p.write(p.styled(bold, s) + "\n") }
+
 // heading begins the next step.
 func (p *page) heading(title string) {
 	p.steps++

@@ -141,7 +141,7 @@ func (s *scene) kernelAddrs(card string) (string, error) {
 		return "", fmt.Errorf("ask the kernel for the addresses of %s: %w", card, err)
 	}
 	if len(names) == 0 {
-		return "none", nil
+		return "no address", nil
 	}
 	return strings.Join(names, " "), nil
 }
