@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/lastack/lastack/config"
 )
 
 // configuration is the file, but for the path of the socket.
@@ -32,6 +30,9 @@ drain: {announce: 0s, deadline: 3s, fin_grace: 2s}
 admin: {socket: %q}
 `
 
+// socketMost is how long the path of a unix socket may be, see unix(7).
+const socketMost = 107
+
 func (d *demo) showNetwork(ctx context.Context) (err error) {
 	if d.scene, err = newScene(ctx); err != nil {
 		return err
@@ -45,15 +46,15 @@ func (d *demo) showNetwork(ctx context.Context) (err error) {
 
 func (d *demo) showConfiguration(context.Context) (err error) {
 	if d.dir, err = os.MkdirTemp("", "lastack-demo-"); err != nil {
-		return fmt.Errorf("make a directory for the demonstration: %w", err)
+		return fmt.Errorf("make a directory for the demonstration, TMPDIR says where: %w", err)
 	}
-	file := filepath.Join(d.dir, configName)
-	text := fmt.Sprintf(configuration, filepath.Join(d.dir, socketName))
+	file, socket := filepath.Join(d.dir, configName), filepath.Join(d.dir, socketName)
+	if len(socket) > socketMost {
+		return fmt.Errorf("the path %s is too long for a unix socket: set TMPDIR to a shorter one", socket)
+	}
+	text := fmt.Sprintf(configuration, socket)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write the configuration: %w", err)
-	}
-	if _, err := config.Load(file); err != nil {
-		return fmt.Errorf("%w (the socket is in the directory for temporary files: set TMPDIR to a short path)", err)
 	}
 	d.page.command("cd", d.dir)
 	d.page.command("cat", configName)

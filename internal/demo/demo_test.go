@@ -168,6 +168,19 @@ func checkDoor(t *testing.T, text string) {
 	}
 }
 
+func TestAPathTooLongForASocketIsReported(t *testing.T) {
+	labtest.Need(t)
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", dir)
+	err := Run(t.Context(), Options{Out: &screen{}, Program: "/nonexistent"})
+	if err == nil || !strings.HasSuffix(err.Error(), "is too long for a unix socket: set TMPDIR to a shorter one") {
+		t.Errorf("got %v, want the reason and what to do", err)
+	}
+}
+
 func TestAProgramThatFailsIsReported(t *testing.T) {
 	labtest.Need(t)
 	ownTemp(t)

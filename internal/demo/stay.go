@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -81,10 +82,10 @@ func (a *doors) open(ctx context.Context, h *lab.Host) (int, error) {
 // showTrials prints commands for another terminal.
 func (d *demo) showTrials(a *doors) {
 	d.page.heading("It goes on: things to try in another terminal")
-	socket := filepath.Join(d.dir, socketName)
-	d.page.command(d.program, "status --socket", socket)
-	d.page.command(d.program, "conns --socket", socket)
-	d.page.command(d.program, "conns --closed --socket", socket)
+	program, socket := shortest(d.program), filepath.Join(d.dir, socketName)
+	d.page.command(program, "status --socket", socket)
+	d.page.command(program, "conns --socket", socket)
+	d.page.command(program, "conns --closed --socket", socket)
 	d.page.command("tail -f", filepath.Join(d.dir, logName))
 	d.page.gap()
 	if _, err := exec.LookPath("nsenter"); err != nil {
@@ -94,6 +95,18 @@ func (d *demo) showTrials(a *doors) {
 	}
 	d.page.gap()
 	d.page.say("Ctrl-C stops the appliance under load and cleans up.")
+}
+
+// shortest is how a program is called from the directory the user is in.
+func shortest(program string) string {
+	here, err := os.Getwd()
+	if err != nil {
+		return program
+	}
+	if rel, err := filepath.Rel(here, program); err == nil && filepath.IsLocal(rel) && rel != filepath.Base(rel) {
+		return rel
+	}
+	return program
 }
 
 // showNamespaces prints commands that run inside the hosts, those of which the

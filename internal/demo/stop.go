@@ -168,7 +168,7 @@ func (o outcome) good() bool {
 // answer pauses, the appliance may rightly take it for finished.
 func (o outcome) whyCut() string {
 	if o.crowd.count(cut) > endless {
-		return fmt.Sprintf("at the deadline or in a pause of %v", services.Quiet)
+		return fmt.Sprintf("at the deadline, or %v silent", services.Quiet)
 	}
 	return "at the deadline"
 }

@@ -101,8 +101,8 @@ func (d *demo) showHalfClose(ctx context.Context) error {
 		return fmt.Errorf("the sort service answered %q, want %q", got.String(), want)
 	}
 	d.page.gap()
-	d.page.say("CLOSE-WAIT: the client has finished. FIN-WAIT-2: so the appliance has toward\n" +
-		"the server, which has acknowledged it and goes on. No byte of it was lost.")
+	d.page.say("CLOSE-WAIT: the client has finished. FIN-WAIT-2: the appliance has passed it\n" +
+		"on, the server has acknowledged that and goes on sending.")
 	return nil
 }
 
