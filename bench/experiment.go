@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -61,6 +62,11 @@ func experimentKeys() []string {
 		keys = append(keys, e.key)
 	}
 	return keys
+}
+
+// experimentCalled returns one of the table.
+func experimentCalled(key string) experiment {
+	return experiments[slices.Index(experimentKeys(), key)]
 }
 
 // streams measures what arrives at the server.

@@ -24,8 +24,7 @@ func ourself(ctx context.Context, args ...string) *exec.Cmd {
 // Whoever holds it closes it.
 type held struct {
 	*process
-	in    io.Closer
-	ask   io.Writer
+	in    io.WriteCloser
 	out   *os.File
 	lines *bufio.Reader
 }
@@ -49,7 +48,7 @@ func hold(ctx context.Context, h *lab.Host, name string, args ...string) (*held,
 		return nil, errors.Join(err, out.Close())
 	}
 	outEnd.Close() // now only the process has it, and its end is the end of out
-	hd := &held{process: p, in: in, ask: in, out: out, lines: bufio.NewReader(out)}
+	hd := &held{process: p, in: in, out: out, lines: bufio.NewReader(out)}
 	line, err := hd.line()
 	if err == nil && line != readyLine {
 		err = fmt.Errorf("%s says %q, want %q", name, line, readyLine)
@@ -85,7 +84,7 @@ func (hd *held) close() error {
 // counts asks a server.
 func (hd *held) counts() (counts, error) {
 	var c counts
-	if _, err := fmt.Fprintln(hd.ask, "counts"); err != nil {
+	if _, err := fmt.Fprintln(hd.in, "counts"); err != nil {
 		return c, fmt.Errorf("ask %s for its counts: %w", hd.name, err)
 	}
 	line, err := hd.line()

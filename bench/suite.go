@@ -93,14 +93,9 @@ func (s *suite) run(ctx context.Context) error {
 
 // needRate sets the rate of half load, which comes from the requests.
 func (s *suite) needRate(ctx context.Context) error {
-	if !s.wants("requests") {
-		for _, e := range experiments {
-			if e.key != "requests" {
-				continue
-			}
-			if err := s.runExperiment(ctx, e); err != nil {
-				return err
-			}
+	if len(s.result.Values["requests"]) == 0 {
+		if err := s.runExperiment(ctx, experimentCalled("requests")); err != nil {
+			return err
 		}
 	}
 	s.result.Rate = halfLoad(s.result.Values["requests"])
