@@ -94,8 +94,12 @@ func parseResident(status string) (int64, error) {
 	return 0, errors.New("read resident memory: the kernel gives no VmRSS")
 }
 
-// cpuTime is what the process has used until now, see proc_pid_stat(5).
+// cpuTime is what the process has used until now, see proc_pid_stat(5); no
+// process uses none.
 func (p *process) cpuTime() (time.Duration, error) {
+	if p == nil {
+		return 0, nil
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, fmt.Errorf("read the CPU time of %s: %w", p.name, err)

@@ -18,11 +18,12 @@ type result struct {
 	Rate    float64                         `json:"half_load_requests_per_second,omitempty"`
 	Figures []figure                        `json:"figures"`
 	Values  map[string]map[string][]float64 `json:"values"`
-	// Cores is how much of the machine a proxy's own process used, by experiment
-	// and peer, one per round. What the kernel does for it in interrupts is not
-	// in it, or in another's.
-	Cores   map[string]map[string][]float64 `json:"process_cores"`
-	Medians map[string]map[string]float64   `json:"medians"`
+	// Costs are by experiment and peer.
+	Costs map[string]map[string]*costs `json:"costs"`
+	// Stolen is the share of the machine's CPU time that the hypervisor gave to
+	// others during the run.
+	Stolen  float64                       `json:"stolen"`
+	Medians map[string]map[string]float64 `json:"medians"`
 	// Ratios are by figure and by what the appliance is compared with.
 	Ratios map[string]map[string]ratio `json:"ratios"`
 
@@ -32,7 +33,7 @@ type result struct {
 func newResult(peers []peer, haproxyVersion, applianceBinary string, o options) *result {
 	return &result{
 		Date: time.Now().Truncate(time.Second), Machine: thisMachine(haproxyVersion, applianceBinary), Rounds: o.rounds, Seconds: o.length.Seconds(),
-		Values: make(map[string]map[string][]float64), Cores: make(map[string]map[string][]float64), peers: peers,
+		Values: make(map[string]map[string][]float64), Costs: make(map[string]map[string]*costs), peers: peers,
 	}
 }
 
@@ -45,12 +46,25 @@ func (r *result) add(f figure, peerName string, value float64) {
 	r.Values[f.Key][peerName] = append(r.Values[f.Key][peerName], value)
 }
 
-// addCores takes what a peer's process used in one round.
-func (r *result) addCores(experimentKey, peerName string, cores float64) {
-	if r.Cores[experimentKey] == nil {
-		r.Cores[experimentKey] = make(map[string][]float64)
+// costs are what a peer used and what was taken from it, one value per round.
+type costs struct {
+	// Cores is what the peer's own process used. What the kernel does for it in
+	// interrupts is not in it, or is in another's.
+	Cores  []float64 `json:"process_cores"`
+	Stolen []float64 `json:"stolen"`
+}
+
+// addCosts takes those of one round.
+func (r *result) addCosts(experimentKey, peerName string, m measured) {
+	if r.Costs[experimentKey] == nil {
+		r.Costs[experimentKey] = make(map[string]*costs)
 	}
-	r.Cores[experimentKey][peerName] = append(r.Cores[experimentKey][peerName], cores)
+	c := r.Costs[experimentKey][peerName]
+	if c == nil {
+		c = &costs{}
+		r.Costs[experimentKey][peerName] = c
+	}
+	c.Cores, c.Stolen = append(c.Cores, m.cores), append(c.Stolen, m.stolen)
 }
 
 // conclude works out the medians and ratios.

@@ -92,6 +92,9 @@ func (r *result) legend() string {
 	if r.Rate > 0 {
 		text += fmt.Sprintf("Half load is %.0f requests/s for everybody.\n", r.Rate)
 	}
+	if r.Stolen > tooMuchStolen {
+		text += fmt.Sprintf("The hypervisor gave %.0f%% of this machine's CPU time to others meanwhile: read the ratios as a rough size.\n", 100*r.Stolen)
+	}
 	return text + fmt.Sprintf("%s, %s, %d cores, Linux %s %s, load average %.2f before, commit %s; took %s.\n",
 		r.Date.Format("2006-01-02 15:04"), m.CPU, m.Cores, m.Kernel, m.Arch, m.LoadAverage, m.Commit, r.Took)
 }

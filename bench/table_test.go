@@ -56,7 +56,7 @@ func sample(peers ...peer) *result {
 
 func TestTableShowsMediansAndRatios(t *testing.T) {
 	r := sample(routingPeer(), haproxyPeer("haproxy", "2.6.12", 5000), appliancePeer("appliance"))
-	r.Rate = 11125
+	r.Rate, r.Stolen = 11125, 0.07
 	checkGolden(t, "table.golden", r.table())
 }
 
