@@ -15,8 +15,8 @@ func demoCommand() *cli.Command {
 		Name:  "demo",
 		Usage: "show the main job in network namespaces, without root",
 		Description: "Makes a client, an appliance and backends in network namespaces of their own,\n" +
-			"sends real HTTP through, and stops the appliance under load. It takes half a\n" +
-			"minute and leaves nothing behind.",
+			"sends real HTTP through, and stops the appliance under load. It takes\n" +
+			"some 15 seconds and leaves nothing behind.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "keep", Usage: "leave it running until Ctrl-C, and show commands to try"},
 		},
@@ -25,7 +25,7 @@ func demoCommand() *cli.Command {
 }
 
 func demoAction(c *cli.Context) error {
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	program, err := os.Executable()
 	if err != nil {

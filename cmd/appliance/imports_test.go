@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"internal/tcpinfo":      {},
 	"internal/lab":          {},
 	"internal/lab/labtest":  {"internal/lab"},
-	"internal/demo":         {"config", "internal/lab", "services", "services/admin"},
+	"internal/demo":         {"internal/lab", "services", "services/admin"},
 	"bench":                 {"internal/lab"},
 }
 
