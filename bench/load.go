@@ -85,7 +85,7 @@ func loadMain(args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	runtime.GOMAXPROCS(1)
+	runtime.GOMAXPROCS(2)
 	switch l.mode {
 	case modeBulk:
 		return l.bulk(stdout)

@@ -71,7 +71,7 @@ func serveMain(args []string, stdout io.Writer) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	runtime.GOMAXPROCS(1)
+	runtime.GOMAXPROCS(2)
 	s, err := newServer(*web, *bulk)
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ type Endpoint struct {
 	mac    atomic.Pointer[[6]byte]
 	up     atomic.Bool
 	tx     atomic.Pointer[socket]
+	txq    *txQueue
 	ports  atomic.Pointer[map[uint16]*Port]
 	// verify makes the stack check checksums itself: see deliverFragment.
 	verify   atomic.Bool
@@ -62,9 +63,11 @@ func Open(name string, o EndpointOptions) (*Endpoint, error) {
 		e.nqueue = max(1, min(runtime.NumCPU()/4, 8))
 	}
 	e.ports.Store(&map[uint16]*Port{0: {e: e}})
+	e.txq = newTxQueue(e)
 	if err := e.open(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
+	e.wg.Go(e.txq.run) // Close waits
 	return e, nil
 }
 
@@ -170,6 +173,8 @@ func (e *Endpoint) Close() error {
 	}
 	e.closed = true
 	close(e.done)
+	e.txq.close()
+	e.txq.flush()
 	err := e.closeSocketsLocked()
 	e.mu.Unlock()
 	e.wg.Wait()
