@@ -156,6 +156,7 @@ func (r Retransmit) node() *yaml.Node {
 		pair{"max_rto", span(r.MaxRTO)},
 		pair{"max_retries", number(r.MaxRetries)},
 		pair{"syn_retries", number(r.SynRetries)},
+		pair{"loss_detection", word(r.LossDetection)},
 	)
 }
 

@@ -64,7 +64,7 @@ func TestDesignSampleIsReadWhole(t *testing.T) {
 	equal(t, "policies", c.Policies, map[string]config.Policy{"default": {
 		Name:        "default",
 		Keepalive:   config.Keepalive{Idle: time.Minute, Interval: 5 * time.Second, Probes: 3},
-		Retransmit:  config.Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: time.Minute, MaxRetries: 8, SynRetries: 4},
+		Retransmit:  config.Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: time.Minute, MaxRetries: 8, SynRetries: 4, LossDetection: "sack"},
 		UserTimeout: 2 * time.Minute,
 		HalfClose:   5 * time.Minute,
 		FinWait2:    time.Minute,

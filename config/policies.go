@@ -125,6 +125,7 @@ func (v value) retransmit(r *Retransmit) {
 		field{"max_rto", func(v value) { v.duration(&r.MaxRTO, shortest, maxRTO) }},
 		field{"max_retries", func(v value) { v.integer(&r.MaxRetries, 1, maxRetries) }},
 		field{"syn_retries", func(v value) { v.integer(&r.SynRetries, 1, maxSynRetries) }},
+		field{"loss_detection", func(v value) { v.oneOf(&r.LossDetection, "sack", "rack") }},
 	)
 	if syn, set := found["syn_retries"]; set && r.SynRetries != DefaultPolicy().Retransmit.SynRetries {
 		v.p.warn(syn.pos(), syn.path, "has no effect in this version: a SYN is repeated until connect_timeout of the service")

@@ -29,6 +29,7 @@ type Retransmit struct {
 	MinRTO, MaxRTO time.Duration
 	MaxRetries     int
 	SynRetries     int
+	LossDetection  string // "sack" (RFC 6675) or "rack" (RFC 8985)
 }
 
 // TimeWait is how long a closed connection's ports are held (RFC 9293, 3.6.1).
@@ -54,7 +55,7 @@ func DefaultPolicy() Policy {
 	p := Policy{
 		Name:       defaultName,
 		Keepalive:  defaultKeepalive(),
-		Retransmit: Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: 60 * time.Second, MaxRetries: 8, SynRetries: 4},
+		Retransmit: Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: 60 * time.Second, MaxRetries: 8, SynRetries: 4, LossDetection: "sack"},
 		HalfClose:  5 * time.Minute,
 		FinWait2:   60 * time.Second,
 		TimeWait:   TimeWait{Duration: defaultTimeWait, Reuse: "newer-syn", Max: 262144},

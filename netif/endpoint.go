@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/lastack/lastack/netif/frame"
 )
@@ -35,7 +36,6 @@ type Endpoint struct {
 	mtu    atomic.Uint32
 	mac    atomic.Pointer[[6]byte]
 	up     atomic.Bool
-	tx     atomic.Pointer[socket]
 	txq    *txQueue
 	ports  atomic.Pointer[map[uint16]*Port]
 	// verify makes the stack check checksums itself: see deliverFragment.
@@ -111,7 +111,7 @@ func (e *Endpoint) start(a *netlink.LinkAttrs) error {
 	}
 	sockets, err := openAllRx(a.Index, e.nqueue)
 	if err != nil {
-		return errors.Join(err, tx.file.Close())
+		return errors.Join(err, unix.Close(tx))
 	}
 	var queues []*rxQueue
 	for _, s := range sockets {
@@ -119,9 +119,7 @@ func (e *Endpoint) start(a *netlink.LinkAttrs) error {
 	}
 	e.learn(a)
 	e.index, e.queues = a.Index, queues
-	if old := e.tx.Swap(tx); old != nil {
-		_ = old.file.Close() // the card it belonged to is gone
-	}
+	_ = e.txq.sendBy(tx) // the card of the one before is gone
 	for _, q := range queues {
 		e.wg.Add(1) // Close waits
 		go q.run()
@@ -174,7 +172,6 @@ func (e *Endpoint) Close() error {
 	e.closed = true
 	close(e.done)
 	e.txq.close()
-	e.txq.flush()
 	err := e.closeSocketsLocked()
 	e.mu.Unlock()
 	e.wg.Wait()
@@ -188,8 +185,5 @@ func (e *Endpoint) closeSocketsLocked() error {
 		errs = append(errs, q.socket.file.Close())
 	}
 	e.queues = nil
-	if tx := e.tx.Swap(nil); tx != nil {
-		errs = append(errs, tx.file.Close())
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, e.txq.sendBy(-1))...)
 }

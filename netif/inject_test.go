@@ -35,6 +35,7 @@ var (
 func offline(t testing.TB) *rxQueue {
 	t.Helper()
 	e := &Endpoint{name: "test0"}
+	e.txq = newTxQueue(e)
 	e.mtu.Store(1500)
 	e.mac.Store(&ourMAC)
 	e.ports.Store(&map[uint16]*Port{0: {e: e}})

@@ -34,6 +34,7 @@ func BenchmarkTransmit(b *testing.B) {
 					b.ReportAllocs()
 					for b.Loop() {
 						_, _ = e.Port(0).WritePackets(list) // counts what fails
+						e.txq.flush()
 					}
 					c := e.Counters()
 					if want := uint64(b.N * kind.batch); c.TxFrames < want {
@@ -63,9 +64,7 @@ func transmitter(b *testing.B, qdisc string, bypass int) *Endpoint {
 				return fmt.Errorf("set %s: %w", qdisc, err)
 			}
 		}
-		return e.tx.Load().control(func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, bypass)
-		})
+		return unix.SetsockoptInt(e.txq.fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, bypass)
 	})
 	if err != nil {
 		b.Fatal(err)

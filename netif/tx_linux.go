@@ -34,14 +34,15 @@ const (
 type txQueue struct {
 	mu      sync.Mutex // guards open
 	open    *batch     // being filled
-	sending sync.Mutex // guards other; taken before mu. Batches go out in the order they were filled
+	sending sync.Mutex // guards what follows; taken before mu. Batches go out in the order they were filled
 	other   *batch     // being sent, or empty
+	fd      int        // the socket to send by; -1 when there is none: closed, or between two cards
 	wake    chan struct{}
 	closed  atomic.Bool
 }
 
 func newTxQueue(e *Endpoint) *txQueue {
-	return &txQueue{open: newBatch(e), other: newBatch(e), wake: make(chan struct{}, 1)}
+	return &txQueue{open: newBatch(e), other: newBatch(e), fd: -1, wake: make(chan struct{}, 1)}
 }
 
 // run sends what was collected, until close.
@@ -52,10 +53,23 @@ func (q *txQueue) run() {
 	}
 }
 
-// close ends run. Whatever is written later is sent at once.
+// sendBy sends what was collected, and the rest by another socket, or by none.
+func (q *txQueue) sendBy(fd int) error {
+	q.sending.Lock()
+	defer q.sending.Unlock()
+	q.flushLocked()
+	old := q.fd
+	if q.fd = fd; old < 0 {
+		return nil
+	}
+	return unix.Close(old)
+}
+
+// close ends run. What was collected and what comes later goes out at once.
 func (q *txQueue) close() {
 	q.closed.Store(true)
 	q.kick()
+	q.flush()
 }
 
 func (q *txQueue) kick() {
@@ -76,7 +90,7 @@ func (q *txQueue) flushLocked() {
 	q.mu.Lock()
 	q.open, q.other = q.other, q.open
 	q.mu.Unlock()
-	q.other.flush()
+	q.other.flush(q.fd)
 }
 
 // add takes a packet, and sends if there is enough to send.
@@ -105,13 +119,10 @@ type batch struct {
 	from  [txBatch]int // first iovec of each message: iovs may move while it grows
 	pkts  [txBatch]*gstack.PacketBuffer
 	iovs  []unix.Iovec
-	send  func(fd uintptr) // bound once, so that a call allocates nothing
 }
 
 func newBatch(e *Endpoint) *batch {
-	b := &batch{e: e, iovs: make([]unix.Iovec, 0, 4*txBatch)}
-	b.send = b.sendTo
-	return b
+	return &batch{e: e, iovs: make([]unix.Iovec, 0, 4*txBatch)}
 }
 
 // shown is what filters are shown: through an interface, so it would be
@@ -199,8 +210,8 @@ func (p *Port) offload(pkt *gstack.PacketBuffer) (h frame.Header) {
 	return h
 }
 
-// flush sends the batch.
-func (b *batch) flush() {
+// flush sends the batch by the socket fd.
+func (b *batch) flush(fd int) {
 	if b.n == 0 {
 		return
 	}
@@ -213,8 +224,10 @@ func (b *batch) flush() {
 		h.Iov = &b.iovs[b.from[i]]
 		h.SetIovlen(end - b.from[i])
 	}
-	if tx := b.e.tx.Load(); tx == nil || tx.raw.Control(b.send) != nil {
-		b.e.count.txLinkDown.Add(uint64(b.n)) // closed, or between two cards
+	if fd < 0 {
+		b.e.count.txLinkDown.Add(uint64(b.n))
+	} else {
+		b.send(fd)
 	}
 	for i, pkt := range b.pkts[:b.n] {
 		if pkt != nil { // a Send has none
@@ -226,8 +239,7 @@ func (b *batch) flush() {
 	b.n, b.bytes, b.iovs = 0, 0, b.iovs[:0]
 }
 
-// sendTo runs with the socket kept open by the caller.
-func (b *batch) sendTo(fd uintptr) {
+func (b *batch) send(fd int) {
 	c := &b.e.count
 	msgs := b.msgs[:b.n]
 	waited := false
@@ -312,5 +324,5 @@ func (e *Endpoint) Send(meta frame.Header, eth, net []byte) {
 			b.iovs = append(b.iovs, unix.Iovec{Base: &part[0], Len: uint64(len(part))})
 		}
 	}
-	b.flush()
+	b.flush(q.fd)
 }

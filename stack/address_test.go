@@ -30,7 +30,10 @@ func TestARPRequestsForOurAddressAloneAreAnswered(t *testing.T) {
 		}
 	}
 	reply := nextARP(t, raw)
-	if reply.Op() != header.ARPReply || netip.AddrFrom4([4]byte(reply.ProtocolAddressSender())) != box4 {
+	for reply.Op() != header.ARPReply { // our announcement may still be on its way
+		reply = nextARP(t, raw)
+	}
+	if netip.AddrFrom4([4]byte(reply.ProtocolAddressSender())) != box4 {
 		t.Errorf("the first answer is of %v", reply.ProtocolAddressSender())
 	}
 	if got, want := net.HardwareAddr(reply.HardwareAddressSender()).String(), macOf(t, r.box, "eth0").String(); got != want {

@@ -199,7 +199,7 @@ func TestWithoutUserTimeoutRetransmissionsEndIt(t *testing.T) {
 	write(t, c, "lost")
 	// The first RTO is a second (RFC 6298, 2.1), doubled to at most max_rto 60 s:
 	// eight retries after 1+2+4+8+16+32+60+60 seconds, and 60 for the last one.
-	w.dies(t, c, 182*time.Second, 184*time.Second, stack.UnansweredData)
+	w.dies(t, c, 242*time.Second, 244*time.Second, stack.UnansweredData)
 	if got := c.Info().Retrans; got != 8 {
 		t.Errorf("%d retransmissions, want max_retries 8", got)
 	}

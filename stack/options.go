@@ -24,12 +24,7 @@ var (
 // from the stack when a handshake completes (RTO, retries) or TIME-WAIT begins.
 func (s *Stack) setTCPOptions(p config.Policy) error {
 	sack := tcpip.TCPSACKEnabled(true) // RFC 2018
-	// Loss is found by SACK (RFC 6675) and not by RACK (RFC 8985): gVisor's RACK
-	// counts what it has marked as lost as still on its way, and after a lost
-	// window repeats two segments for each timeout. 48 MB at 100 Mbit/s with
-	// 300 ms of silence take 23.7 s with it and 6.4 s without; at 2 % of random
-	// loss they are level (2026-11-23, cmd/appliance/flap_test.go).
-	recovery := tcpip.TCPRecovery(0)
+	recovery := lossDetection(p.Retransmit.LossDetection)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	cookies := tcpip.TCPAlwaysUseSynCookies(false) // RFC 4987: only when the queue of half-open connections is full
 	cc := tcpip.CongestionControlOption(defaultCongestion)
@@ -50,6 +45,17 @@ func (s *Stack) setTCPOptions(p config.Policy) error {
 		return fmt.Errorf("set ephemeral port range: %w", toError(err))
 	}
 	return nil
+}
+
+// lossDetection is SACK's (RFC 6675) unless RACK (RFC 8985) is asked for.
+// gVisor's RACK counts what it has marked as lost as still on its way, and
+// after a lost window repeats two segments for each timeout: docs/configuration.md
+// has what that costs, and cmd/appliance/flap_test.go a case.
+func lossDetection(name string) tcpip.TCPRecovery {
+	if name == "rack" {
+		return tcpip.TCPRACKLossDetection
+	}
+	return 0
 }
 
 // retransmitOptions leaves out what is zero: gVisor has defaults, and no
