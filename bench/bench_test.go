@@ -34,8 +34,8 @@ func TestLoadPassesThroughARouter(t *testing.T) {
 		}
 	}()
 	for _, e := range experiments {
-		if e.skip != nil && e.skip(routing) {
-			continue
+		if e.key == memoryKey {
+			continue // it is of processes in the middle, and takes long
 		}
 		values, err := e.measure(t.Context(), trial{rig: r, warmup: 50 * time.Millisecond, length: 150 * time.Millisecond, rate: 500, note: t.Logf})
 		if err != nil {

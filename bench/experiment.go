@@ -20,10 +20,10 @@ type figure struct {
 type experiment struct {
 	key     string
 	figures []figure
+	// rate is how many requests per second a peer gets, by what every peer can do.
+	rate func(requests map[string][]float64, peerName string) float64
 	// fresh is whether each measurement needs processes that did nothing yet.
 	fresh bool
-	// skip is whether there is nothing to measure for a peer.
-	skip func(peerName string) bool
 	// measure returns a value for each figure.
 	measure func(ctx context.Context, t trial) ([]float64, error)
 }
@@ -32,7 +32,7 @@ type experiment struct {
 type trial struct {
 	rig            *rig
 	warmup, length time.Duration
-	rate           float64 // requests per second at half load
+	rate           float64 // requests per second, where the experiment sets it
 	idle           int     // connections
 	note           func(format string, args ...any)
 }
@@ -45,15 +45,39 @@ var experiments = []experiment{
 	{key: "stream", figures: []figure{{"stream", "1 stream", "Gbit/s", false}}, measure: streams(1)},
 	{key: "streams", figures: []figure{{"streams", "4 streams", "Gbit/s", false}}, measure: streams(4)},
 	{key: "requests", figures: []figure{{"requests", "keep-alive requests, 64 conns", "1/s", false}}, measure: requestRate},
+	{key: "half", figures: []figure{
+		{"half_p50", "latency at half load, p50", "µs", true},
+		{"half_p99", "latency at half load, p99", "µs", true},
+	}, rate: halfOfOwn, measure: latency},
 	{key: "latency", figures: []figure{
-		{"p50", "latency at half load, p50", "µs", true},
-		{"p99", "latency at half load, p99", "µs", true},
-	}, measure: latency},
+		{"p50", "latency at the same rate, p50", "µs", true},
+		{"p99", "latency at the same rate, p99", "µs", true},
+	}, rate: halfOfSlower, measure: latency},
 	{key: "connects", figures: []figure{{"connects", "new connections", "1/s", false}}, measure: connectRate},
-	{
-		key: "memory", figures: []figure{{"memory", "resident per idle connection", "KiB", true}}, fresh: true,
-		skip: func(name string) bool { return name == routing }, measure: memory,
-	},
+	{key: memoryKey, figures: []figure{
+		{processMemory, "resident per idle connection", "KiB", true},
+		{wholeMemory, "the same with the kernel's share", "KiB", true},
+	}, fresh: true, measure: memory},
+}
+
+const (
+	memoryKey     = "memory"
+	processMemory = "resident"
+	wholeMemory   = "memory"
+)
+
+// halfOfOwn is half of what the peer itself can do.
+func halfOfOwn(requests map[string][]float64, peerName string) float64 {
+	return median(requests[peerName]) / 2
+}
+
+// halfOfSlower is half of what the slower of the proxies can do, for everybody.
+func halfOfSlower(requests map[string][]float64, _ string) float64 {
+	rate := halfOfOwn(requests, appliance)
+	if len(requests[haproxy]) > 0 {
+		rate = min(rate, halfOfOwn(requests, haproxy))
+	}
+	return rate
 }
 
 func experimentKeys() []string {
@@ -133,10 +157,17 @@ func connectRate(ctx context.Context, t trial) ([]float64, error) {
 	return []float64{o.perSecond()}, err
 }
 
-// memory compares the peer's resident memory before and after many clients
-// connected, had one answer, and fell silent.
+// quiet is how long everything is left alone before memory is read: a process
+// may give back what it took to become what it is, and the kernel what it had
+// for those before.
+const quiet = 6 * time.Second
+
+// memory compares memory before and after many clients connected, had one
+// answer, and fell silent: the peer's process, and that with all that the
+// kernel uses. The kernel's share for clients and servers is in the second, as it
+// is in that of kernel routing, which is to be taken off.
 func memory(ctx context.Context, t trial) (_ []float64, err error) {
-	before, err := t.residentAfter(ctx, time.Second)
+	before, err := t.memoryAfter(ctx, quiet)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +177,7 @@ func memory(ctx context.Context, t trial) (_ []float64, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, clients.close()) }()
-	after, err := t.residentAfter(ctx, 2*time.Second)
+	after, err := t.memoryAfter(ctx, quiet)
 	if err != nil {
 		return nil, err
 	}
@@ -154,14 +185,21 @@ func memory(ctx context.Context, t trial) (_ []float64, err error) {
 	if err == nil && c.Open < int64(t.idle) {
 		err = fmt.Errorf("only %d of %d idle connections reach the server", c.Open, t.idle)
 	}
-	return []float64{float64(after-before) / 1024 / float64(t.idle)}, err
+	each := func(bytes int64) float64 { return float64(bytes) / 1024 / float64(t.idle) }
+	return []float64{each(after.process - before.process), each(after.process - before.process + after.kernel - before.kernel)}, err
 }
 
-func (t trial) residentAfter(ctx context.Context, d time.Duration) (int64, error) {
+// memoryUse is in bytes.
+type memoryUse struct{ process, kernel int64 }
+
+func (t trial) memoryAfter(ctx context.Context, d time.Duration) (m memoryUse, err error) {
 	if err := pause(ctx, d); err != nil {
-		return 0, err
+		return m, err
 	}
-	return t.rig.proxy.residentBytes()
+	var err1, err2 error
+	m.process, err1 = t.rig.proxy.residentBytes()
+	m.kernel, err2 = kernelBytes()
+	return m, errors.Join(err1, err2)
 }
 
 // pause lets the processes be for a while.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"regexp"
@@ -61,6 +62,18 @@ func says(name string, args ...string) string {
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
 	return strings.TrimSpace(line)
+}
+
+// kernelBytes is the memory that the kernel uses for itself: sockets and files,
+// stacks, page tables (proc_meminfo(5)). Caches that would give way are not in it.
+func kernelBytes() (int64, error) { return parseKernel(contents("/proc/meminfo")) }
+
+func parseKernel(meminfo string) (sum int64, err error) {
+	for _, name := range []string{"SUnreclaim", "KernelStack", "PageTables", "Percpu"} {
+		n, err1 := kibibytes(meminfo, name)
+		sum, err = sum+n, errors.Join(err, err1)
+	}
+	return sum, err
 }
 
 func kernelRelease() string {

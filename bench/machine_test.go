@@ -18,6 +18,16 @@ func TestResidentMemoryIsRead(t *testing.T) {
 	}
 }
 
+func TestKernelMemoryIsWhatNothingWouldGiveBack(t *testing.T) {
+	got, err := parseKernel("MemTotal: 1000 kB\nCached: 200 kB\nSReclaimable: 20 kB\nSUnreclaim: 30 kB\nKernelStack: 4 kB\nPageTables: 5 kB\nPercpu: 1 kB\n")
+	if want := int64(40 << 10); err != nil || got != want {
+		t.Errorf("got %d, %v, want %d", got, err, want)
+	}
+	if _, err := parseKernel("SUnreclaim: 30 kB\n"); err == nil {
+		t.Error("got no error for half of the file, want one")
+	}
+}
+
 func TestCPUTimeIsReadBehindAnyName(t *testing.T) {
 	got, err := parseCPUTime("42 (a) b (c) S 1 42 42 0 -1 4194560 1 2 3 4 150 25 0 0 20 0 3 0 100\n")
 	if want := 1750 * time.Millisecond; err != nil || got != want {

@@ -73,8 +73,12 @@ func (p *process) alive() error {
 	}
 }
 
-// residentBytes is the process's resident memory, see proc_pid_status(5).
+// residentBytes is the process's resident memory, see proc_pid_status(5); no
+// process has none.
 func (p *process) residentBytes() (int64, error) {
+	if p == nil {
+		return 0, nil
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, fmt.Errorf("read the memory of %s: %w", p.name, err)
@@ -82,16 +86,19 @@ func (p *process) residentBytes() (int64, error) {
 	return parseResident(string(b))
 }
 
-func parseResident(status string) (int64, error) {
-	for line := range strings.Lines(status) {
-		rest, ok := strings.CutPrefix(line, "VmRSS:")
+func parseResident(status string) (int64, error) { return kibibytes(status, "VmRSS") }
+
+// kibibytes reads one line of /proc/PID/status or /proc/meminfo, in bytes.
+func kibibytes(text, name string) (int64, error) {
+	for line := range strings.Lines(text) {
+		rest, ok := strings.CutPrefix(line, name+":")
 		if !ok {
 			continue
 		}
 		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
 		return kib << 10, err
 	}
-	return 0, errors.New("read resident memory: the kernel gives no VmRSS")
+	return 0, fmt.Errorf("read memory: the kernel gives no %s", name)
 }
 
 // cpuTime is what the process has used until now, see proc_pid_stat(5); no

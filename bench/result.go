@@ -10,12 +10,13 @@ import (
 
 // result is what a run found. Values are by figure and peer, one per round.
 type result struct {
-	Date    time.Time                       `json:"date"`
-	Took    string                          `json:"took"`
-	Machine machine                         `json:"machine"`
-	Rounds  int                             `json:"rounds"`
-	Seconds float64                         `json:"seconds"`
-	Rate    float64                         `json:"half_load_requests_per_second,omitempty"`
+	Date    time.Time `json:"date"`
+	Took    string    `json:"took"`
+	Machine machine   `json:"machine"`
+	Rounds  int       `json:"rounds"`
+	Seconds float64   `json:"seconds"`
+	// Rates are requests per second by experiment and peer.
+	Rates   map[string]map[string]float64   `json:"rates,omitempty"`
 	Figures []figure                        `json:"figures"`
 	Values  map[string]map[string][]float64 `json:"values"`
 	// Costs are by experiment and peer.
@@ -65,6 +66,31 @@ func (r *result) addCosts(experimentKey, peerName string, m measured) {
 		r.Costs[experimentKey][peerName] = c
 	}
 	c.Cores, c.Stolen = append(c.Cores, m.cores), append(c.Stolen, m.stolen)
+}
+
+// setRate notes at which rate a peer is measured.
+func (r *result) setRate(experimentKey, peerName string, rate float64) {
+	if r.Rates == nil {
+		r.Rates = make(map[string]map[string]float64)
+	}
+	if r.Rates[experimentKey] == nil {
+		r.Rates[experimentKey] = make(map[string]float64)
+	}
+	r.Rates[experimentKey][peerName] = rate
+}
+
+// lessRouting takes off the memory with the kernel's share what kernel routing costs too,
+// which leaves the cost of what is in the middle. Routing itself has no figure.
+func (r *result) lessRouting() {
+	byPeer := r.Values[wholeMemory]
+	ends := median(byPeer[routing])
+	for name := range byPeer {
+		for i := range byPeer[name] {
+			byPeer[name][i] -= ends
+		}
+	}
+	delete(byPeer, routing)
+	delete(r.Values[processMemory], routing)
 }
 
 // conclude works out the medians and ratios.

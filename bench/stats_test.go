@@ -91,7 +91,14 @@ func TestRatioOfNothingIsNone(t *testing.T) {
 	}
 }
 
-func TestHalfLoadIsThatOfTheSlowerProxy(t *testing.T) {
+func TestHalfLoadIsEachOnesOwn(t *testing.T) {
+	requests := map[string][]float64{routing: {9000}, haproxy: {2000, 3000, 4000}}
+	if got := halfOfOwn(requests, haproxy); got != 1500 {
+		t.Errorf("got %v, want 1500", got)
+	}
+}
+
+func TestSameRateIsThatOfTheSlowerProxy(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		requests map[string][]float64
@@ -101,7 +108,7 @@ func TestHalfLoadIsThatOfTheSlowerProxy(t *testing.T) {
 		{"HAProxy is slower", map[string][]float64{routing: {9000}, haproxy: {2000, 4000}, appliance: {8000}}, 1500},
 		{"there is no HAProxy", map[string][]float64{routing: {1}, appliance: {8000}}, 4000},
 	} {
-		if got := halfLoad(c.requests); got != c.want {
+		if got := halfOfSlower(c.requests, appliance); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
 	}

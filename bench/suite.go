@@ -90,37 +90,38 @@ func (s *suite) run(ctx context.Context) error {
 		if !s.wants(e.key) {
 			continue
 		}
-		if e.key == "latency" {
-			if err := s.needRate(ctx); err != nil {
+		if e.rate != nil {
+			if err := s.needRequests(ctx); err != nil {
 				return err
 			}
 		}
 		if err := s.runExperiment(ctx, e); err != nil {
 			return fmt.Errorf("measure %s: %w", e.key, err)
 		}
-	}
-	return nil
-}
-
-// needRate sets the rate of half load, which comes from the requests.
-func (s *suite) needRate(ctx context.Context) error {
-	if len(s.result.Values["requests"]) == 0 {
-		if err := s.runExperiment(ctx, experimentCalled("requests")); err != nil {
-			return err
+		if e.key == memoryKey {
+			s.result.lessRouting()
 		}
 	}
-	s.result.Rate = halfLoad(s.result.Values["requests"])
-	s.say.detail("half load is %.0f requests/s", s.result.Rate)
 	return nil
 }
 
-// halfLoad is half of what the slower of the proxies can do.
-func halfLoad(requests map[string][]float64) float64 {
-	rate := median(requests[appliance])
-	if h := requests[haproxy]; len(h) > 0 {
-		rate = min(rate, median(h))
+// needRequests measures requests, unless that is done: a rate comes from them.
+func (s *suite) needRequests(ctx context.Context) error {
+	const key = "requests"
+	if len(s.result.Values[key]) > 0 {
+		return nil
 	}
-	return rate / 2
+	return s.runExperiment(ctx, experimentCalled(key))
+}
+
+// rate is how many requests per second the peer is to get.
+func (s *suite) rate(e experiment, peerName string) float64 {
+	if e.rate == nil {
+		return 0
+	}
+	rate := e.rate(s.result.Values["requests"], peerName)
+	s.result.setRate(e.key, peerName, rate)
+	return rate
 }
 
 // runExperiment measures all peers in turn, round by round.
@@ -137,9 +138,6 @@ func (s *suite) runExperiment(ctx context.Context, e experiment) (err error) {
 			// Another one is first in each round: whatever is before a
 			// measurement is before that of every peer.
 			p := s.peers[(round+i)%len(s.peers)]
-			if e.skip != nil && e.skip(p.name) {
-				continue
-			}
 			if err := s.runTrial(ctx, e, p, rigs); err != nil {
 				return fmt.Errorf("%s: %w", p.title, err)
 			}
@@ -207,7 +205,7 @@ func (s *suite) measure(ctx context.Context, e experiment, r *rig) (m measured, 
 	used, err2 := r.proxy.cpuTime()
 	began := time.Now()
 	m.values, err = e.measure(ctx, trial{
-		rig: r, warmup: s.warmup, length: s.length, rate: s.result.Rate, idle: s.idle, note: s.say.line,
+		rig: r, warmup: s.warmup, length: s.length, rate: s.rate(e, r.peer.name), idle: s.idle, note: s.say.line,
 	})
 	took := time.Since(began)
 	usedNow, err3 := r.proxy.cpuTime()

@@ -89,8 +89,15 @@ func number(v float64) string {
 func (r *result) legend() string {
 	m := r.Machine
 	text := fmt.Sprintf("\nRounds: %d of %g s. Median ± half of the range; ratio of the medians (lowest-highest of a round).\n", r.Rounds, r.Seconds)
-	if r.Rate > 0 {
-		text += fmt.Sprintf("Half load is %.0f requests/s for everybody.\n", r.Rate)
+	if rates := r.Rates["half"]; rates != nil {
+		var each []string
+		for _, p := range r.peers {
+			each = append(each, fmt.Sprintf("%.0f for %s", rates[p.name], p.title))
+		}
+		text += "Half load is half of the requests/s above: " + strings.Join(each, ", ") + ".\n"
+	}
+	if rates := r.Rates["latency"]; rates != nil {
+		text += fmt.Sprintf("The same rate is %.0f requests/s.\n", rates[appliance])
 	}
 	if r.Stolen > tooMuchStolen {
 		text += fmt.Sprintf("The hypervisor gave %.0f%% of this machine's CPU time to others meanwhile: read the ratios as a rough size.\n", 100*r.Stolen)

@@ -2,27 +2,11 @@ package main
 
 import (
 	"context"
-	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
-
-// setCollector lets the heap grow to five times what lives, up to half of the
-// machine's memory, before it is collected: with Go's 100 percent a fifth
-// fewer connections per second (docs/performance.md, 2026-11-23). What that
-// costs in memory, tidy gives back. GOGC and GOMEMLIMIT have precedence.
-func setCollector() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
-	}
-	var info unix.Sysinfo_t
-	if os.Getenv("GOMEMLIMIT") == "" && unix.Sysinfo(&info) == nil { // without it there is no limit, as ever
-		debug.SetMemoryLimit(int64(info.Totalram) * int64(info.Unit) / 2)
-	}
-}
 
 const (
 	tidyEvery = 2 * time.Second
@@ -53,6 +37,7 @@ func tidy(ctx context.Context) {
 		quiet := total-before < tidyQuiet
 		before, kept = total, min(kept, now)
 		if quiet && now > kept+tidyWaste {
+			runtime.GC() // empties one half of every sync.Pool, the next one the other
 			debug.FreeOSMemory()
 			_, kept = held()
 		}

@@ -52,7 +52,6 @@ func runAction(c *cli.Context) error {
 	if err := setThreads(c.Int("threads")); err != nil {
 		return err
 	}
-	setCollector()
 	d := &daemon{cfg: cfg, log: log, stateDir: c.String("state-dir"), started: time.Now()}
 	return serve(c.Context, d)
 }
