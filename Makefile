@@ -26,12 +26,12 @@ bin/appliance: need-go
 	$(GOBUILD) -o $@ ./cmd/appliance
 
 test: need-go lint ## everything that proves the product: lint, unit and namespace tests, race detector
-	APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test ./...
+	APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 18m ./...
 	$(MAKE) race
 
 race: need-go ## the concurrent packages under the race detector (needs a C compiler)
 	@if command -v $${CC:-cc} >/dev/null; then \
-	  APPLIANCE_TEST=require CGO_ENABLED=1 $(GO) test -race -short ./netif/... ./stack/... ./services/... ./config/... ./cmd/... ; \
+	  APPLIANCE_TEST=require CGO_ENABLED=1 $(GO) test -race -short ./... ; \
 	else echo 'race: skipped, no C compiler here (apt-get install gcc)'; fi
 
 test-short: need-go ## the first half minute of make test

@@ -3,7 +3,6 @@ package netif
 import (
 	"encoding/binary"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,176 +12,30 @@ import (
 	"github.com/lastack/lastack/netif/frame"
 )
 
-// The way of a sent packet, in the order of this file:
+// The way of a sent packet, in this order:
 //
-//	WritePackets -> offload -> Filter.Outbound -> add -> flush (sendmmsg) -> recover
+//	WritePackets -> offload -> Filter.Outbound -> txQueue -> batch.add -> flush -> send (sendmmsg)
 const (
 	txBatch = 64
-	// txEager bytes are sent without waiting for more: a peer with so much to
-	// do had better begin.
-	txEager = 32 << 10
 	// txWait is how long a full send queue is waited for, in milliseconds,
 	// before the frame is dropped for TCP to repeat.
 	txWait = 5
 )
 
-// txQueue collects packets until whoever makes them has nothing more to do:
-// its goroutine is woken by the first one, but runs when the others have run.
-// A receiver that is woken once for many frames handles them at once; woken
-// for each, it takes turns with us on the core that it was woken on. Measured
-// with 64 connections of requests and answers: see docs/performance.md.
-type txQueue struct {
-	mu      sync.Mutex // guards open
-	open    *batch     // being filled
-	sending sync.Mutex // guards what follows; taken before mu. Batches go out in the order they were filled
-	other   *batch     // being sent, or empty
-	fd      int        // the socket to send by; -1 when there is none: closed, or between two cards
-	wake    chan struct{}
-	closed  atomic.Bool
-}
-
-func newTxQueue(e *Endpoint) *txQueue {
-	return &txQueue{open: newBatch(e), other: newBatch(e), fd: -1, wake: make(chan struct{}, 1)}
-}
-
-// run sends what was collected, until close.
-func (q *txQueue) run() {
-	for !q.closed.Load() {
-		<-q.wake
-		q.flush()
-	}
-}
-
-// sendBy sends what was collected, and the rest by another socket, or by none.
-func (q *txQueue) sendBy(fd int) error {
-	q.sending.Lock()
-	defer q.sending.Unlock()
-	q.flushLocked()
-	old := q.fd
-	if q.fd = fd; old < 0 {
-		return nil
-	}
-	return unix.Close(old)
-}
-
-// close ends run. What was collected and what comes later goes out at once.
-func (q *txQueue) close() {
-	q.closed.Store(true)
-	q.kick()
-	q.flush()
-}
-
-func (q *txQueue) kick() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
-
-// flush sends what has been collected until now.
-func (q *txQueue) flush() {
-	q.sending.Lock()
-	defer q.sending.Unlock()
-	q.flushLocked()
-}
-
-func (q *txQueue) flushLocked() {
-	q.mu.Lock()
-	q.open, q.other = q.other, q.open
-	q.mu.Unlock()
-	q.other.flush(q.fd)
-}
-
-// add takes a packet, and sends if there is enough to send.
-func (q *txQueue) add(h frame.Header, pkt *gstack.PacketBuffer) {
-	q.mu.Lock()
-	for q.open.n == txBatch { // others may fill it again before we have the lock
-		q.mu.Unlock()
-		q.flush()
-		q.mu.Lock()
-	}
-	q.open.add(h, pkt)
-	now := q.open.n == txBatch || q.open.bytes >= txEager || q.closed.Load()
-	q.mu.Unlock()
-	if now {
-		q.flush()
-	}
-}
-
-// batch is what one call of sendmmsg sends.
-type batch struct {
-	e     *Endpoint
-	n     int
-	bytes int
-	hdrs  [txBatch]frame.Header
-	msgs  [txBatch]mmsghdr
-	from  [txBatch]int // first iovec of each message: iovs may move while it grows
-	pkts  [txBatch]*gstack.PacketBuffer
-	iovs  []unix.Iovec
-}
-
-func newBatch(e *Endpoint) *batch {
-	return &batch{e: e, iovs: make([]unix.Iovec, 0, 4*txBatch)}
-}
-
-// shown is what filters are shown: through an interface, so it would be
-// allocated each time.
-var shown = sync.Pool{New: func() any { return new(frame.Frame) }}
-
 // WritePackets implements stack.LinkWriter. A packet that cannot be sent is
 // dropped and counted: for TCP that is loss on the way like any other.
 func (p *Port) WritePackets(pkts gstack.PacketBufferList) (int, tcpip.Error) {
-	q := p.e.txq
+	waiting := false
 	for _, pkt := range pkts.AsSlice() {
 		h := p.offload(pkt)
 		if p.e.filter == nil || p.outbound(&h, pkt) {
-			q.add(h, pkt)
+			waiting = !p.e.txq.add(h, pkt)
 		}
 	}
-	q.kick()
+	if waiting {
+		p.e.txq.kick()
+	}
 	return pkts.Len(), nil
-}
-
-// outbound asks the filter, with no lock held: it may have something to Send
-// before.
-func (p *Port) outbound(h *frame.Header, pkt *gstack.PacketBuffer) bool {
-	// The stack always writes all the headers into one buffer.
-	views, skip := pkt.AsViewList()
-	head := views.Front().AsSlice()[skip:]
-	link := int(p.MaxHeaderLength())
-	f := shown.Get().(*frame.Frame)
-	*f = frame.Frame{Meta: *h, VLAN: p.vlan, Tagged: p.vlan != 0, Eth: head[:link], Net: head[link:]}
-	verdict := p.e.filter.Outbound(f)
-	*f = frame.Frame{}
-	shown.Put(f)
-	switch verdict {
-	case frame.Drop:
-		p.e.count.txFiltered.Add(1)
-		return false
-	case frame.Consume:
-		p.e.count.txCarried.Add(1)
-		return false
-	}
-	return true
-}
-
-// add appends one packet and keeps it until it is sent.
-func (b *batch) add(h frame.Header, pkt *gstack.PacketBuffer) {
-	i := b.n
-	b.n++
-	b.bytes += pkt.Size()
-	b.hdrs[i], b.from[i], b.pkts[i] = h, len(b.iovs), pkt.IncRef()
-	b.iovs = append(b.iovs, unix.Iovec{Base: (*byte)(unsafe.Pointer(&b.hdrs[i])), Len: frame.HeaderSize})
-	views, skip := pkt.AsViewList()
-	for v := views.Front(); v != nil; v = v.Next() {
-		data := v.AsSlice()
-		if skip >= len(data) {
-			skip -= len(data)
-			continue
-		}
-		data, skip = data[skip:], 0
-		b.iovs = append(b.iovs, unix.Iovec{Base: &data[0], Len: uint64(len(data))})
-	}
 }
 
 // offload writes what the kernel has still to do: finish the TCP checksum and
@@ -208,6 +61,68 @@ func (p *Port) offload(pkt *gstack.PacketBuffer) (h frame.Header) {
 		h.GSOType = frame.GSOTCPv6
 	}
 	return h
+}
+
+// shown is what filters are shown: through an interface, so it would be
+// allocated each time.
+var shown = sync.Pool{New: func() any { return new(frame.Frame) }}
+
+// outbound asks the filter, with no lock held: it may have something to Send
+// before.
+func (p *Port) outbound(h *frame.Header, pkt *gstack.PacketBuffer) bool {
+	// The stack always writes all the headers into one buffer.
+	views, skip := pkt.AsViewList()
+	head := views.Front().AsSlice()[skip:]
+	link := int(p.MaxHeaderLength())
+	f := shown.Get().(*frame.Frame)
+	*f = frame.Frame{Meta: *h, VLAN: p.vlan, Tagged: p.vlan != 0, Eth: head[:link], Net: head[link:]}
+	verdict := p.e.filter.Outbound(f)
+	*f = frame.Frame{}
+	shown.Put(f)
+	switch verdict {
+	case frame.Drop:
+		p.e.count.txFiltered.Add(1)
+		return false
+	case frame.Consume:
+		p.e.count.txCarried.Add(1)
+		return false
+	}
+	return true
+}
+
+// batch is what one call of sendmmsg sends.
+type batch struct {
+	e     *Endpoint
+	n     int
+	bytes int
+	hdrs  [txBatch]frame.Header
+	msgs  [txBatch]mmsghdr
+	from  [txBatch]int // first iovec of each message: iovs may move while it grows
+	pkts  [txBatch]*gstack.PacketBuffer
+	iovs  []unix.Iovec
+}
+
+func newBatch(e *Endpoint) *batch {
+	return &batch{e: e, iovs: make([]unix.Iovec, 0, 4*txBatch)}
+}
+
+// add appends one packet and keeps it until it is sent.
+func (b *batch) add(h frame.Header, pkt *gstack.PacketBuffer) {
+	i := b.n
+	b.n++
+	b.bytes += pkt.Size()
+	b.hdrs[i], b.from[i], b.pkts[i] = h, len(b.iovs), pkt.IncRef()
+	b.iovs = append(b.iovs, unix.Iovec{Base: (*byte)(unsafe.Pointer(&b.hdrs[i])), Len: frame.HeaderSize})
+	views, skip := pkt.AsViewList()
+	for v := views.Front(); v != nil; v = v.Next() {
+		data := v.AsSlice()
+		if skip >= len(data) {
+			skip -= len(data)
+			continue
+		}
+		data, skip = data[skip:], 0
+		b.iovs = append(b.iovs, unix.Iovec{Base: &data[0], Len: uint64(len(data))})
+	}
 }
 
 // flush sends the batch by the socket fd.

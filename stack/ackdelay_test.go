@@ -3,6 +3,7 @@ package stack_test
 import (
 	"encoding/binary"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,7 @@ import (
 // delayed is an AckDelay and what it sent by itself: the acknowledgement numbers.
 type delayed struct {
 	*stack.AckDelay
+	mu   sync.Mutex // guards late: shards send each on their own
 	late []uint32
 }
 
@@ -29,6 +31,8 @@ func newDelayed() *delayed {
 		if net[0]>>4 == 6 {
 			tcp = 40
 		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		d.late = append(d.late, binary.BigEndian.Uint32(net[tcp+8:]))
 	})
 	return d

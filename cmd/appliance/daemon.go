@@ -23,9 +23,11 @@ import (
 // down in the reverse order, and is the only one to do so.
 //
 // Its long-lived goroutines: per card one for each receive queue, one that
-// watches the link (endpoints) and one that sends delayed ACKs (delays), gVisor's TCP processors and one for router
+// sends what was collected and one that watches the link (endpoints), one that
+// sends delayed ACKs (delays); gVisor's TCP processors and one for router
 // advertisements (stack), one event loop for each thread (loops), one that
-// accepts on the admin socket (admin), one for signals (stopSignals).
+// accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
+// the one that gives memory back (tidy).
 type daemon struct {
 	cfg      *config.Config
 	log      *slog.Logger
