@@ -38,6 +38,13 @@ func newDelayed() *delayed {
 	return d
 }
 
+// sent are the acknowledgements that it sent by itself until now.
+func (d *delayed) sent() []uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.late)
+}
+
 // out is one of our segments on its way to the wire: it reports whether it goes on.
 func (d *delayed) out(port uint16, flags header.TCPFlags, ack uint32, data int) bool {
 	return d.outBytes(packet(port, flags, ack, data, nil))
@@ -80,8 +87,8 @@ func TestAnAckRidesOnTheAnswer(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Second)
-		if len(d.late) != 0 || d.Count.Saved.Load() != 18 || d.Count.Late.Load() != 0 {
-			t.Errorf("%v went out late, %d were saved, want none and 18", d.late, d.Count.Saved.Load())
+		if len(d.sent()) != 0 || d.Count.Saved.Load() != 18 || d.Count.Late.Load() != 0 {
+			t.Errorf("%v went out late, %d were saved, want none and 18", d.sent(), d.Count.Saved.Load())
 		}
 	})
 }
@@ -96,13 +103,13 @@ func TestAnAckWithoutAnAnswerGoesOutSoonAndTheNextAtOnce(t *testing.T) {
 		}
 		time.Sleep(19 * time.Millisecond)
 		synctest.Wait()
-		if len(d.late) != 0 {
-			t.Errorf("%v went out after 19 ms", d.late)
+		if len(d.sent()) != 0 {
+			t.Errorf("%v went out after 19 ms", d.sent())
 		}
 		time.Sleep(7 * time.Millisecond)
 		synctest.Wait()
-		if !slices.Equal(d.late, []uint32{200}) {
-			t.Errorf("%v went out after 26 ms, want 200", d.late)
+		if !slices.Equal(d.sent(), []uint32{200}) {
+			t.Errorf("%v went out after 26 ms, want 200", d.sent())
 		}
 		for ack := uint32(300); ack < 1000; ack += 100 {
 			if !d.out(1, ackFlag, ack, 0) {
@@ -169,8 +176,8 @@ func TestCloseSendsWhatIsHeldAndHoldsNoMore(t *testing.T) {
 		}
 		held := 100 - int(d.Count.Saved.Load())
 		d.Close()
-		if len(d.late) == 0 || len(d.late) > held {
-			t.Errorf("%d of at most %d held ACKs went out", len(d.late), held)
+		if len(d.sent()) == 0 || len(d.sent()) > held {
+			t.Errorf("%d of at most %d held ACKs went out", len(d.sent()), held)
 		}
 		if !d.out(1, ackFlag, 5000, 0) {
 			t.Error("an ACK was held after Close")
@@ -203,7 +210,7 @@ func TestNoAckIsLostAmongManyConnections(t *testing.T) {
 		}
 		d.Close()
 		sent := make(map[uint32]bool)
-		for _, ack := range d.late {
+		for _, ack := range d.sent() {
 			sent[ack] = true
 		}
 		missing := 0
