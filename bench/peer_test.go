@@ -7,14 +7,15 @@ import (
 	"testing"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/golden"
 )
 
 func TestHAProxyGetsItsConfiguration(t *testing.T) {
-	checkGolden(t, "haproxy.golden", haproxyConfig(5000))
+	golden.Check(t, filepath.Join("testdata", "haproxy.golden"), haproxyConfig(5000))
 }
 
 func TestApplianceGetsItsConfiguration(t *testing.T) {
-	checkGolden(t, "appliance.golden", applianceConfig("/tmp/x/appliance.sock"))
+	golden.Check(t, filepath.Join("testdata", "appliance.golden"), applianceConfig("/tmp/x/appliance.sock"))
 }
 
 func TestApplianceTakesItsConfiguration(t *testing.T) {

@@ -2,32 +2,14 @@ package main
 
 import (
 	"encoding/json"
-	"flag"
 	"math"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/lastack/lastack/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func checkGolden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("got\n%s\nwant, as in %s,\n%s", got, file, want)
-	}
-}
 
 // sample is a result of two rounds.
 func sample(peers ...peer) *result {
@@ -60,11 +42,11 @@ func TestTableShowsMediansAndRatios(t *testing.T) {
 	r := sample(routingPeer(), haproxyPeer("haproxy", "2.6.12", 5000), appliancePeer("appliance"))
 	r.setRate("latency", appliance, 11125)
 	r.Stolen = 0.07
-	checkGolden(t, "table.golden", r.table())
+	golden.Check(t, filepath.Join("testdata", "table.golden"), r.table())
 }
 
 func TestTableWithoutHAProxyHasNoColumnsOfIt(t *testing.T) {
-	checkGolden(t, "table without haproxy.golden", sample(routingPeer(), appliancePeer("appliance")).table())
+	golden.Check(t, filepath.Join("testdata", "table without haproxy.golden", sample(routingPeer()), appliancePeer("appliance")).table())
 }
 
 func TestNumbersShowThreeDigits(t *testing.T) {

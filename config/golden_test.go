@@ -2,16 +2,14 @@ package config_test
 
 import (
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // load reads a file of testdata with the name that the golden files show.
 func load(t *testing.T, path string) (*config.Config, error) {
@@ -36,23 +34,8 @@ func files(t *testing.T, folder string, atLeast int) []string {
 	return paths
 }
 
-// golden compares a text with the file beside a configuration.
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	path = strings.TrimSuffix(path, ".yaml") + ".golden"
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-}
+// beside is the golden file of a configuration.
+func beside(path string) string { return strings.TrimSuffix(path, ".yaml") + ".golden" }
 
 func TestInvalidFilesGiveTheirMessage(t *testing.T) {
 	for _, path := range files(t, "invalid", 40) {
@@ -65,7 +48,7 @@ func TestInvalidFilesGiveTheirMessage(t *testing.T) {
 			if !errors.As(err, &errs) || len(errs) == 0 {
 				t.Fatalf("got %T with %d errors, want config.Errors", err, len(errs))
 			}
-			golden(t, path, err.Error()+"\n")
+			golden.Check(t, beside(path), err.Error()+"\n")
 		})
 	}
 }
@@ -85,7 +68,7 @@ func TestValidFilesGiveTheirEffectiveConfiguration(t *testing.T) {
 			for _, w := range c.Warnings() {
 				b.WriteString(w.Error() + "\n")
 			}
-			golden(t, path, string(text)+"--- warnings\n"+b.String())
+			golden.Check(t, beside(path), string(text)+"--- warnings\n"+b.String())
 		})
 	}
 }

@@ -1,38 +1,18 @@
 package main
 
 import (
-	"flag"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/lastack/lastack/internal/golden"
 	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
 	"github.com/lastack/lastack/services/proxy"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-}
 
 func TestHelpOfEveryCommand(t *testing.T) {
 	for _, command := range []string{"", "run", "check", "demo", "status", "conns", "nic", "nic list", "nic release", "version"} {
@@ -41,7 +21,7 @@ func TestHelpOfEveryCommand(t *testing.T) {
 			if code != 0 || stderr != "" {
 				t.Errorf("got exit status %d and %q on stderr", code, stderr)
 			}
-			golden(t, strings.TrimSpace("help "+command), stdout)
+			golden.Check(t, filepath.Join("testdata", strings.TrimSpace("help "+command)+".golden"), stdout)
 		})
 	}
 }
@@ -78,7 +58,7 @@ func TestListingsForPeople(t *testing.T) {
 	if err := writeStatus(&b, status, noon); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "status", b.String())
+	golden.Check(t, filepath.Join("testdata", "status"+".golden"), b.String())
 
 	b.Reset()
 	info := tcpinfo.Info{State: "ESTABLISHED", RTT: 12 * time.Millisecond, RTTVar: time.Millisecond, RTO: 212 * time.Millisecond, SndCwnd: 10, SegsIn: 3, SegsOut: 4, SACK: true, Timestamps: true}
@@ -88,7 +68,7 @@ func TestListingsForPeople(t *testing.T) {
 	if err := writeConns(&b, rows, false); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "conns", b.String())
+	golden.Check(t, filepath.Join("testdata", "conns"+".golden"), b.String())
 
 	b.Reset()
 	ended := []services.Ended{{ID: 1, Service: "web", ClientAddr: client, BackendAddr: backend, Reason: services.Finished, First: services.First{Who: "client", How: services.ByFIN},
@@ -97,5 +77,5 @@ func TestListingsForPeople(t *testing.T) {
 	if err := writeEnded(&b, ended); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "conns closed", b.String())
+	golden.Check(t, filepath.Join("testdata", "conns closed"+".golden"), b.String())
 }

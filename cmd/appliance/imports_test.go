@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"services/proxy":        {"config", "services"},
 	"services/servicestest": {"services"},
 	"internal/tcpinfo":      {},
+	"internal/golden":       {},
 	"internal/lab":          {},
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},
@@ -42,7 +43,7 @@ var keeps = map[string][]string{
 	"github.com/lmittmann/tint":   {"cmd/appliance"},
 	"go.yaml.in/yaml":             {"config"},
 	"go.uber.org/goleak":          {"internal/lab/labtest"},
-	"testing":                     {"internal/lab/labtest"},
+	"testing":                     {"internal/lab/labtest", "internal/golden"},
 	"github.com/stretchr/testify": {},
 }
 
