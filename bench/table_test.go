@@ -46,7 +46,7 @@ func TestTableShowsMediansAndRatios(t *testing.T) {
 }
 
 func TestTableWithoutHAProxyHasNoColumnsOfIt(t *testing.T) {
-	golden.Check(t, filepath.Join("testdata", "table without haproxy.golden", sample(routingPeer()), appliancePeer("appliance")).table())
+	golden.Check(t, filepath.Join("testdata", "table without haproxy.golden"), sample(routingPeer(), appliancePeer("appliance")).table())
 }
 
 func TestNumbersShowThreeDigits(t *testing.T) {
