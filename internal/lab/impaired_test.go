@@ -90,8 +90,9 @@ func settleAt(t *testing.T, link *lab.ImpairedLink, want uint64) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		s := link.Stats().AToB
-		if s.Frames >= want && s.Delivered+s.Lost+s.Eaten+s.QueueDrops >= s.Frames+s.Duplicated {
+		both := link.Stats()
+		s := both.AToB
+		if s.Frames >= want && both.BToA.Delivered == both.BToA.Frames && s.Delivered+s.Lost+s.Eaten+s.QueueDrops >= s.Frames+s.Duplicated {
 			return
 		}
 		if time.Now().After(deadline) {
