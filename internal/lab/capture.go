@@ -73,14 +73,21 @@ func (c *Capture) announce(ended bool) {
 	c.changed = make(chan struct{})
 }
 
-// Frames returns all frames so far, of any protocol.
+// catchUp bounds how long a reader waits for the recording, which never rests
+// on a busy interface.
+const catchUp = time.Second
+
+// Frames returns all frames that have passed, of any protocol.
 func (c *Capture) Frames() []Frame {
+	for end := time.Now().Add(catchUp); !c.port.caughtUp() && time.Now().Before(end); {
+		time.Sleep(100 * time.Microsecond)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.frames[:len(c.frames):len(c.frames)]
 }
 
-// Segments returns all TCP segments so far.
+// Segments returns all TCP segments that have passed.
 func (c *Capture) Segments() []Segment {
 	var all []Segment
 	for _, f := range c.Frames() {

@@ -39,9 +39,11 @@ type port struct {
 	rc   syscall.RawConn
 
 	mu   sync.Mutex // held while receiving, so that close can't unmap under it
-	ring []byte     // nil once closed
-	slot int        // the next one the kernel fills
+	ring []byte     // nil once closed; written with unmapping locked too
 	big  []byte     // holds a frame too large for a slot
+
+	slot      atomic.Int32 // the next one the kernel fills; written with mu locked
+	unmapping sync.RWMutex // for who looks at the ring without mu
 
 	closed atomic.Bool
 	drops  atomic.Uint64 // frames that did not fit the ring
@@ -158,7 +160,18 @@ func (p *port) take(f func(packet)) {
 	}
 	f(p.packet(h))
 	atomic.StoreUint32(&h.Status, unix.TP_STATUS_KERNEL)
-	p.slot = (p.slot + 1) % (ringBlocks * framesPerBlock)
+	p.slot.Store((p.slot.Load() + 1) % (ringBlocks * framesPerBlock))
+}
+
+// caughtUp reports whether all that has come in was received.
+func (p *port) caughtUp() bool {
+	p.unmapping.RLock()
+	defer p.unmapping.RUnlock()
+	if p.ring == nil {
+		return true
+	}
+	slot := p.slot.Load()
+	return !p.header().ready() && p.slot.Load() == slot
 }
 
 // header is struct tpacket2_hdr of linux/if_packet.h.
@@ -167,7 +180,8 @@ type header unix.Tpacket2Hdr
 func (h *header) ready() bool { return atomic.LoadUint32(&h.Status)&unix.TP_STATUS_USER != 0 }
 
 func (p *port) offset() int {
-	return p.slot/framesPerBlock*ringBlock + p.slot%framesPerBlock*ringFrame
+	slot := int(p.slot.Load())
+	return slot/framesPerBlock*ringBlock + slot%framesPerBlock*ringFrame
 }
 
 func (p *port) header() *header { return (*header)(unsafe.Pointer(&p.ring[p.offset()])) }
@@ -258,6 +272,8 @@ func (p *port) close(last func(packet)) error {
 	if last != nil {
 		p.takeAll(last)
 	}
+	p.unmapping.Lock()
+	defer p.unmapping.Unlock()
 	ring := p.ring
 	p.ring = nil
 	return errors.Join(err, unix.Munmap(ring))
