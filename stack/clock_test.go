@@ -190,18 +190,31 @@ func TestUnacknowledgedDataEndsAConnectionAfterUserTimeout(t *testing.T) {
 
 func TestWithoutUserTimeoutRetransmissionsEndIt(t *testing.T) {
 	t.Parallel()
-	w := newTwins(t, quick("patient", func(p *config.Policy) {
-		p.UserTimeout = config.Off
-		p.Keepalive = config.Keepalive{Idle: config.Off, Interval: config.Off, Probes: -1}
-	}))
-	c, _ := w.dialled(t, "patient")
-	w.cut.Store(true)
-	write(t, c, "lost")
-	// The first RTO is a second (RFC 6298, 2.1), doubled to at most max_rto 60 s:
-	// eight retries after 1+2+4+8+16+32+60+60 seconds, and 60 for the last one.
-	w.dies(t, c, 242*time.Second, 244*time.Second, stack.UnansweredData)
-	if got := c.Info().Retrans; got != 8 {
-		t.Errorf("%d retransmissions, want max_retries 8", got)
+	for _, c := range []struct {
+		detection string
+		after     time.Duration
+	}{
+		// The first RTO is a second (RFC 6298, 2.1), doubled to at most max_rto 60 s:
+		// eight retries after 1+2+4+8+16+32+60+60 seconds, and 60 for the last one.
+		{"sack", 243 * time.Second},
+		// The first retry is the tail probe (RFC 8985, 7.2), which doubles nothing.
+		{"rack", 183 * time.Second},
+	} {
+		t.Run(c.detection, func(t *testing.T) {
+			t.Parallel()
+			w := newTwins(t, quick("default", func(p *config.Policy) {
+				p.UserTimeout = config.Off
+				p.Keepalive = config.Keepalive{Idle: config.Off, Interval: config.Off, Probes: -1}
+				p.Retransmit.LossDetection = c.detection
+			}))
+			conn, _ := w.dialled(t, "default")
+			w.cut.Store(true)
+			write(t, conn, "lost")
+			w.dies(t, conn, c.after-time.Second, c.after+time.Second, stack.UnansweredData)
+			if got := conn.Info().Retrans; got != 8 {
+				t.Errorf("%d retransmissions, want max_retries 8", got)
+			}
+		})
 	}
 }
 
