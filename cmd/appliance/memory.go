@@ -11,7 +11,7 @@ import (
 const (
 	tidyEvery = 2 * time.Second
 	tidyQuiet = 1 << 20 // bytes allocated in that time: less is quiet
-	tidyWaste = 4 << 20 // bytes that a collection must promise to free
+	tidyWaste = 4 << 20 // bytes that a collection must promise to free, an eighth of what is kept if that is more
 )
 
 // tidy gives memory back to the kernel whenever nothing much happens, so that
@@ -36,7 +36,7 @@ func tidy(ctx context.Context) {
 		total, now := held()
 		quiet := total-before < tidyQuiet
 		before, kept = total, min(kept, now)
-		if quiet && now > kept+tidyWaste {
+		if quiet && now > kept+max(tidyWaste, kept/8) {
 			runtime.GC() // empties one half of every sync.Pool, the next one the other
 			debug.FreeOSMemory()
 			_, kept = held()
