@@ -58,7 +58,7 @@ func TestListingsForPeople(t *testing.T) {
 	if err := writeStatus(&b, status, noon); err != nil {
 		t.Fatal(err)
 	}
-	golden.Check(t, filepath.Join("testdata", "status"+".golden"), b.String())
+	golden.Check(t, filepath.Join("testdata", "status.golden"), b.String())
 
 	b.Reset()
 	info := tcpinfo.Info{State: "ESTABLISHED", RTT: 12 * time.Millisecond, RTTVar: time.Millisecond, RTO: 212 * time.Millisecond, SndCwnd: 10, SegsIn: 3, SegsOut: 4, SACK: true, Timestamps: true}
@@ -68,7 +68,7 @@ func TestListingsForPeople(t *testing.T) {
 	if err := writeConns(&b, rows, false); err != nil {
 		t.Fatal(err)
 	}
-	golden.Check(t, filepath.Join("testdata", "conns"+".golden"), b.String())
+	golden.Check(t, filepath.Join("testdata", "conns.golden"), b.String())
 
 	b.Reset()
 	ended := []services.Ended{{ID: 1, Service: "web", ClientAddr: client, BackendAddr: backend, Reason: services.Finished, First: services.First{Who: "client", How: services.ByFIN},
@@ -77,5 +77,5 @@ func TestListingsForPeople(t *testing.T) {
 	if err := writeEnded(&b, ended); err != nil {
 		t.Fatal(err)
 	}
-	golden.Check(t, filepath.Join("testdata", "conns closed"+".golden"), b.String())
+	golden.Check(t, filepath.Join("testdata", "conns closed.golden"), b.String())
 }
