@@ -64,12 +64,18 @@ func TestDesignSampleIsReadWhole(t *testing.T) {
 	equal(t, "policies", c.Policies, map[string]config.Policy{"default": {
 		Name:        "default",
 		Keepalive:   config.Keepalive{Idle: time.Minute, Interval: 5 * time.Second, Probes: 3},
-		Retransmit:  config.Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: time.Minute, MaxRetries: 8, SynRetries: 4, LossDetection: "sack"},
+		Retransmit:  config.Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: time.Minute, MaxRetries: 8, SynRetries: 4, LossDetection: "rack"},
 		UserTimeout: 2 * time.Minute,
 		HalfClose:   5 * time.Minute,
 		FinWait2:    time.Minute,
 		TimeWait:    config.TimeWait{Duration: time.Minute, Reuse: "newer-syn", Max: 262144},
 		Congestion:  "cubic",
+		FinWait1:    2 * time.Minute,
+		Closing:     2 * time.Minute,
+		LastAck:     2 * time.Minute,
+		CloseWait:   10 * time.Minute,
+		ZeroWindow:  10 * time.Minute,
+		Linger:      config.Off,
 		Pos:         config.Pos{Line: 5, Column: 3},
 	}})
 	equal(t, "services", c.Services, []config.Service{

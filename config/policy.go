@@ -13,7 +13,16 @@ type Policy struct {
 	FinWait2    time.Duration // our FIN acknowledged, the peer's FIN outstanding
 	TimeWait    TimeWait
 	Congestion  string // "cubic" or "reno"
-	Pos         Pos
+
+	// Bounds of the states a connection may otherwise stay in for ever, each
+	// for as long as nothing is acknowledged or received in it.
+	FinWait1   time.Duration // our FIN unacknowledged
+	Closing    time.Duration // both FINs crossed, ours unacknowledged
+	LastAck    time.Duration // the last FIN, ours, unacknowledged
+	CloseWait  time.Duration // the peer has finished, we have not
+	ZeroWindow time.Duration // the peer's window stays closed while there is something to send (RFC 9293, 3.8.6.1)
+	Linger     time.Duration // SO_LINGER: Off lets the close finish by itself, 0 resets at once, else resets after it
+	Pos        Pos
 }
 
 // Keepalive probes an idle peer (RFC 1122 4.2.3.6). A vanished peer is noticed
@@ -55,11 +64,17 @@ func DefaultPolicy() Policy {
 	p := Policy{
 		Name:       defaultName,
 		Keepalive:  defaultKeepalive(),
-		Retransmit: Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: 60 * time.Second, MaxRetries: 8, SynRetries: 4, LossDetection: "sack"},
+		Retransmit: Retransmit{MinRTO: 200 * time.Millisecond, MaxRTO: 60 * time.Second, MaxRetries: 8, SynRetries: 4, LossDetection: "rack"},
 		HalfClose:  5 * time.Minute,
 		FinWait2:   60 * time.Second,
 		TimeWait:   TimeWait{Duration: defaultTimeWait, Reuse: "newer-syn", Max: 262144},
 		Congestion: "cubic",
+		FinWait1:   2 * time.Minute,
+		Closing:    2 * time.Minute,
+		LastAck:    2 * time.Minute,
+		CloseWait:  10 * time.Minute,
+		ZeroWindow: 10 * time.Minute,
+		Linger:     Off,
 	}
 	p.UserTimeout = p.Keepalive.Total()
 	return p

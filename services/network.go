@@ -55,7 +55,17 @@ type Conn interface {
 	FinAcked() bool
 	// Info is a snapshot in the manner of tcp_info.
 	Info() Info
+	// Life is the connection's walk through the states so far, also after
+	// Close or Abort.
+	Life() Life
+	// Probe sends a keepalive segment now and tells done, once and from any
+	// goroutine, what came of it: within three seconds at the latest. It ends
+	// no connection.
+	Probe(done func(tcpinfo.Probe))
 }
+
+// Life is a connection's walk through the RFC 9293 states.
+type Life = tcpinfo.Life
 
 // Info is a snapshot of a live connection in the manner of tcp_info.
 type Info = tcpinfo.Info

@@ -47,15 +47,15 @@ func (s *Stack) setTCPOptions(p config.Policy) error {
 	return nil
 }
 
-// lossDetection is SACK's (RFC 6675) unless RACK (RFC 8985) is asked for.
+// lossDetection is RACK's (RFC 8985) unless SACK's alone (RFC 6675) is asked for.
 // gVisor's RACK counts what it has marked as lost as still on its way, and
 // after a lost window repeats two segments for each timeout: docs/configuration.md
 // has what that costs, and cmd/appliance/flap_test.go a case.
 func lossDetection(name string) tcpip.TCPRecovery {
-	if name == "rack" {
-		return tcpip.TCPRACKLossDetection
+	if name == "sack" {
+		return 0
 	}
-	return 0
+	return tcpip.TCPRACKLossDetection
 }
 
 // retransmitOptions leaves out what is zero: gVisor has defaults, and no

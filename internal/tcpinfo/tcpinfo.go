@@ -19,4 +19,10 @@ type Info struct {
 	RcvQueue    int           `json:"rcv_queue"`  // bytes received and not yet read
 	SACK        bool          `json:"sack"`       // options agreed in the handshake
 	Timestamps  bool          `json:"timestamps"` // RFC 7323
+	CaState     string        `json:"ca_state"`   // "open", "recovery" or "loss"
+	Unacked     uint32        `json:"unacked"`    // bytes sent and not acknowledged
+	SndWnd      uint32        `json:"snd_wnd"`    // bytes the peer offers
+	RcvWnd      uint32        `json:"rcv_wnd"`    // bytes we offer
+	Backoff     int           `json:"backoff"`    // expiries of the retransmission timer in a row
+	Timers      []Timer       `json:"timers"`     // that run, the next to fire first
 }

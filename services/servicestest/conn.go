@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"syscall"
 
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
 )
 
@@ -252,4 +253,22 @@ func (c *Conn) Info() services.Info {
 	c.net.mu.Lock()
 	defer c.net.mu.Unlock()
 	return services.Info{State: c.state(), RcvQueue: len(c.received)}
+}
+
+// Life implements services.Conn: the ends of a connection in memory only.
+func (c *Conn) Life() services.Life {
+	c.net.mu.Lock()
+	defer c.net.mu.Unlock()
+	return services.Life{FinSent: c.finAsked, FinAcked: c.finAcked, PeerFin: c.finRead}
+}
+
+// Probe implements services.Conn: a peer in memory always answers.
+func (c *Conn) Probe(done func(tcpinfo.Probe)) {
+	c.net.mu.Lock()
+	alive := tcpinfo.Answers
+	if c.err != nil {
+		alive = tcpinfo.WasReset
+	}
+	c.net.mu.Unlock()
+	done(tcpinfo.Probe{Alive: alive, Sent: 1})
 }
