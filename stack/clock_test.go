@@ -17,6 +17,7 @@ import (
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/stack"
+	"github.com/lastack/lastack/stack/flow"
 )
 
 // twins are two stacks joined in memory, by whose clock hours pass at once.
@@ -25,6 +26,7 @@ type twins struct {
 	cut   atomic.Bool // nothing passes
 	deaf  atomic.Bool // only ARP passes
 	a, b  *stack.Stack
+	flows *flow.Table // of a
 	log   journal
 }
 
@@ -58,7 +60,7 @@ func newTwins(t *testing.T, list ...config.Policy) *twins {
 	w.a = w.start(t, a, box4, policies(list...))
 	w.b = w.start(t, b, peer4, policies(quick("default", func(p *config.Policy) {
 		p.Keepalive = config.Keepalive{Idle: config.Off, Interval: config.Off, Probes: -1}
-		p.UserTimeout = config.Off
+		p.UserTimeout, p.CloseWait = config.Off, config.Off
 	})))
 	return w
 }
@@ -70,11 +72,16 @@ func (w *twins) start(t *testing.T, end *pipe.Endpoint, addr netip.Addr, p map[s
 		s   *stack.Stack
 		err error
 	}
+	flows := flow.New(flow.Options{Policies: p, Clock: w.clock})
+	if addr == box4 {
+		w.flows = flows
+	}
 	done := make(chan made, 1)
 	go func() { // received from below
 		s, err := stack.New(limit(t), stack.Options{
 			Config: &config.Config{Interfaces: []config.Interface{i}, Policies: p},
-			Links:  []stack.Link{{Interface: i, Endpoint: lead{end, w}}},
+			Links:  []stack.Link{{Interface: i, Endpoint: &watched{LinkEndpoint: lead{end, w}, filter: flows.Card()}}},
+			Flows:  flows,
 			Log:    w.log.log(),
 			Clock:  w.clock,
 		})
@@ -210,7 +217,7 @@ func TestWithoutUserTimeoutRetransmissionsEndIt(t *testing.T) {
 			conn, _ := w.dialled(t, "default")
 			w.cut.Store(true)
 			write(t, conn, "lost")
-			w.dies(t, conn, c.after-time.Second, c.after+time.Second, stack.UnansweredData)
+			w.dies(t, conn, c.after-time.Second, c.after+time.Second, stack.UnansweredRetry)
 			if got := conn.Info().Retrans; got != 8 {
 				t.Errorf("%d retransmissions, want max_retries 8", got)
 			}
@@ -230,7 +237,11 @@ func TestASYNWithoutAnswerTimesOut(t *testing.T) {
 	if err := c.Established(); err != syscall.EAGAIN {
 		t.Fatalf("a handshake under way is %v, want %v", err, syscall.EAGAIN)
 	}
-	w.dies(t, c, 126*time.Second, 128*time.Second, stack.UnansweredSYN)
+	// Repeated after 1, 3, 7 and 15 s: syn_retries is 4.
+	w.dies(t, c, 30*time.Second, 32*time.Second, stack.UnansweredSYN)
+	if got := c.Life().SynRetrans; got != 4 {
+		t.Errorf("our SYN was sent again %d times, want 4", got)
+	}
 }
 
 func TestFinWait2LastsAsLongAsThePolicySays(t *testing.T) {
@@ -350,13 +361,13 @@ func TestAnyRetransmissionBoundsAreTaken(t *testing.T) {
 		w.cut.Store(true)
 		write(t, c, "lost")
 		w.clock.Advance(time.Hour)
-		var timeout *stack.TimeoutError
-		if err := c.Established(); !errors.As(err, &timeout) || timeout.What != stack.UnansweredData {
-			t.Errorf("%+v: after an hour it is %v", r, err)
-		}
-		want := r.MaxRetries
+		want, what := r.MaxRetries, stack.UnansweredRetry
 		if want == 0 {
-			want = 15 // as Linux's tcp_retries2
+			want, what = 15, stack.UnansweredData // as Linux's tcp_retries2, and no rule of the policy's
+		}
+		var timeout *stack.TimeoutError
+		if err := c.Established(); !errors.As(err, &timeout) || timeout.What != what {
+			t.Errorf("%+v: after an hour it is %v", r, err)
 		}
 		if got := c.Info().Retrans; got != uint64(want) {
 			t.Errorf("%+v: %d retransmissions, want %d", r, got, want)

@@ -2,7 +2,9 @@ package stack
 
 import (
 	"bytes"
+	"cmp"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 
@@ -10,7 +12,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/tcpinfo"
+	"github.com/lastack/lastack/stack/flow"
 )
 
 // Conn is one TCP connection that never blocks its caller.
@@ -21,6 +25,8 @@ import (
 // protocol after Close by itself.
 type Conn struct {
 	id     uint64
+	s      *Stack
+	policy *config.Policy
 	ep     tcpip.Endpoint
 	queue  *waiter.Queue
 	own    waiter.Queue // of a dialled connection; an accepted one brings its own
@@ -33,8 +39,9 @@ type Conn struct {
 	remote  netip.AddrPort
 	finSent atomic.Bool
 	closed  atomic.Bool
-	fate    error // why it died, once somebody asked
-	unarmed bool  // dialled, and keepalive waits for the end of the handshake
+	fate    error                        // why it died, once somebody asked
+	unarmed bool                         // dialled, and the policy waits for the end of the handshake
+	life    atomic.Pointer[tcpinfo.Life] // the last that was seen, once it is let go of
 }
 
 // ID is unique in this process.
@@ -80,16 +87,21 @@ func (c *Conn) Established() error {
 	case tcp.StateClose:
 		return syscall.ECONNABORTED
 	}
-	c.armKeepalive()
+	c.armPolicy()
 	return nil
 }
 
-// armKeepalive switches keepalive on again after the handshake of a dialled
-// connection: gVisor starts its timer as the option is set, if there is a
-// connection by then, or with the first data, which may never come.
-func (c *Conn) armKeepalive() {
-	if c.unarmed && !c.closed.Load() {
-		c.unarmed = false
+// armPolicy applies after the handshake of a dialled connection what gVisor
+// takes only then: the bounds of retransmission, and keepalive, whose timer it
+// starts as the option is set, if there is a connection by then, or with the
+// first data, which may never come.
+func (c *Conn) armPolicy() {
+	if !c.unarmed || c.closed.Load() {
+		return
+	}
+	c.unarmed = false
+	c.s.fields.bound(c.ep, c.policy.Retransmit)
+	if c.policy.Keepalive.Enabled() {
 		c.ep.SocketOptions().SetKeepAlive(true)
 	}
 }
@@ -141,7 +153,18 @@ func (c *Conn) Close() error {
 	// error; RFC 9293, 3.8.4 knows keepalive only between data transfers.
 	c.ep.SocketOptions().SetKeepAlive(false)
 	c.ep.Close()
+	c.release()
 	return nil
+}
+
+// release lets the flow go on by itself.
+func (c *Conn) release() {
+	if c.s.flows == nil {
+		return
+	}
+	life := c.Life()
+	c.life.Store(&life)
+	c.s.flows.Release(c.local, c.remote, c.id)
 }
 
 // Abort ends the connection with RST.
@@ -154,13 +177,24 @@ func (c *Conn) Abort() {
 		// Both sides have finished: a reset would only hurt (RFC 1337).
 		c.ep.SocketOptions().SetKeepAlive(false)
 		c.ep.Close()
+		c.release()
 		return
 	}
 	c.ep.Abort()
+	c.release()
 }
 
 // State is the RFC 9293 state, for instance "FIN-WAIT-2".
-func (c *Conn) State() string { return stateName(tcp.EndpointState(c.ep.State())) }
+func (c *Conn) State() string {
+	name := stateName(tcp.EndpointState(c.ep.State()))
+	if name == flow.Closed.String() && c.s.flows != nil {
+		// gVisor's endpoint is gone while the flow is in TIME-WAIT.
+		if state, ok := c.s.flows.State(c.local, c.remote, c.id); ok && state == flow.TimeWait {
+			return state.String()
+		}
+	}
+	return name
+}
 
 // FinAcked reports whether our FIN was sent and acknowledged. A connection
 // that ended with an error never has it.
@@ -176,17 +210,27 @@ func (c *Conn) FinAcked() bool {
 }
 
 // Info is a snapshot in the manner of tcp_info.
-func (c *Conn) Info() tcpinfo.Info { return endpointInfo(c.ep) }
+func (c *Conn) Info() tcpinfo.Info {
+	info := c.endpointInfo()
+	info.State = c.State()
+	if c.s.flows != nil {
+		info.Backoff = c.Life().Repeats
+		if t, ok := c.s.flows.Timer(c.local, c.remote, c.id); ok {
+			info.Timers = append(info.Timers, t)
+		}
+	}
+	slices.SortFunc(info.Timers, func(a, b tcpinfo.Timer) int { return cmp.Compare(a.Left, b.Left) })
+	return info
+}
 
-func endpointInfo(ep tcpip.Endpoint) tcpinfo.Info {
+func (c *Conn) endpointInfo() tcpinfo.Info {
 	var t tcpip.TCPInfoOption
+	ep := c.ep
 	info := tcpinfo.Info{State: stateName(tcp.EndpointState(ep.State()))}
 	if err := ep.GetSockOpt(&t); err == nil {
 		info.RTT, info.RTTVar, info.RTO = t.RTT, t.RTTVar, t.RTO
 		info.SndCwnd, info.SndSsthresh = t.SndCwnd, t.SndSsthresh
 	}
-	// SndMSS stays unknown: MaxSegOption tells the user's wish or 536, and the
-	// one agreed is in no exported field.
 	if n, err := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); err == nil {
 		info.RcvQueue = n
 	}
@@ -197,6 +241,7 @@ func endpointInfo(ep tcpip.Endpoint) tcpinfo.Info {
 	// Written during the handshake only: to be read once it is over.
 	if e, ok := ep.(*tcp.Endpoint); ok && info.State != "SYN-SENT" && info.State != "SYN-RECEIVED" {
 		info.SACK, info.Timestamps = e.SACKPermitted, e.SendTSOk
+		c.s.fields.fill(e, c.s.s.Clock().NowMonotonic(), &info)
 	}
 	return info
 }
@@ -210,8 +255,26 @@ func fullAddress(a netip.AddrPort) tcpip.FullAddress {
 	return tcpip.FullAddress{Addr: tcpip.AddrFromSlice(a.Addr().AsSlice()), Port: a.Port()}
 }
 
-// Life is the connection's walk through the states.
-func (c *Conn) Life() tcpinfo.Life { return tcpinfo.Life{} }
+// Life is the connection's walk through the states, as far as it is known: to
+// its end, if the flow is still there.
+func (c *Conn) Life() tcpinfo.Life {
+	if c.s.flows != nil {
+		if _, life, ok := c.s.flows.Life(c.local, c.remote, c.id); ok {
+			return life
+		}
+	}
+	if last := c.life.Load(); last != nil {
+		return *last
+	}
+	return tcpinfo.Life{}
+}
 
-// Probe sends a keepalive segment and tells done what came of it.
-func (c *Conn) Probe(done func(tcpinfo.Probe)) { done(tcpinfo.Probe{Alive: tcpinfo.NotProbed}) }
+// Probe sends a keepalive segment and tells done what came of it, from any
+// goroutine and at most some seconds later.
+func (c *Conn) Probe(done func(tcpinfo.Probe)) {
+	if c.s.flows == nil {
+		done(tcpinfo.Probe{Alive: tcpinfo.NotProbed})
+		return
+	}
+	c.s.flows.Probe(c.local, c.remote, c.id, done)
+}

@@ -5,6 +5,9 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/lastack/lastack/internal/tcpinfo"
+	"github.com/lastack/lastack/stack/flow"
 )
 
 // Unanswered is what a peer that timed out has left without an answer.
@@ -14,7 +17,8 @@ type Unanswered string
 const (
 	UnansweredSYN    Unanswered = "our SYN was never answered"
 	UnansweredProbes Unanswered = "the idle peer did not answer keepalive probes"
-	UnansweredData   Unanswered = "the peer did not acknowledge what was sent within user_timeout or max_retries"
+	UnansweredData   Unanswered = "the peer did not acknowledge what was sent within user_timeout"
+	UnansweredRetry  Unanswered = "the peer did not acknowledge what was sent max_retries times again"
 	UnansweredOther  Unanswered = "the peer no longer answers"
 )
 
@@ -33,6 +37,48 @@ func (e *TimeoutError) Error() string {
 	}
 	return text
 }
+
+// Rule is the key of the policy that ended the connection, or "" if it can't
+// be told.
+func (e *TimeoutError) Rule() tcpinfo.Rule {
+	switch e.What {
+	case UnansweredSYN:
+		return tcpinfo.SynRetries
+	case UnansweredProbes:
+		return tcpinfo.Keepalive
+	case UnansweredData:
+		return tcpinfo.UserTimeout
+	case UnansweredRetry:
+		return tcpinfo.MaxRetries
+	}
+	return ""
+}
+
+// LimitError is the death of a connection that stayed in a state for longer
+// than its policy allows. It wraps syscall.ETIMEDOUT.
+type LimitError struct {
+	Limit tcpinfo.Rule // the key of the policy
+	State string       // RFC 9293 state it was in
+}
+
+// Error is a sentence for the operator.
+func (e *LimitError) Error() string {
+	return "it was in " + e.State + " without progress for as long as " + string(e.Limit) + " allows: " + syscall.ETIMEDOUT.Error()
+}
+
+// Unwrap is what errors.Is sees.
+func (e *LimitError) Unwrap() error { return syscall.ETIMEDOUT }
+
+// Rule is the key of the policy that ended the connection.
+func (e *LimitError) Rule() tcpinfo.Rule { return e.Limit }
+
+// Timeout implements net.Error's method.
+func (e *LimitError) Timeout() bool { return true }
+
+var (
+	_ tcpinfo.Ruled = (*TimeoutError)(nil)
+	_ tcpinfo.Ruled = (*LimitError)(nil)
+)
 
 // Unwrap is what errors.Is sees.
 func (e *TimeoutError) Unwrap() []error {
@@ -67,8 +113,28 @@ func (c *Conn) death(err tcpip.Error) error {
 	case nil, *tcpip.ErrClosedForReceive, *tcpip.ErrClosedForSend, *tcpip.ErrNotConnected:
 		err = c.ep.LastError()
 	}
-	c.fate = c.cause(err)
+	if c.fate = c.limit(); c.fate == nil {
+		c.fate = c.cause(err)
+	}
 	return c.fate
+}
+
+// limit is the bound of a state that ended the connection, or nil.
+func (c *Conn) limit() error {
+	life := c.Life()
+	switch {
+	case life.EndedBy == "":
+		return nil
+	case life.EndedBy == tcpinfo.SynRetries:
+		return &TimeoutError{What: UnansweredSYN}
+	}
+	state := ""
+	for _, step := range life.Steps {
+		if step.State != flow.Closed.String() {
+			state = step.State
+		}
+	}
+	return &LimitError{Limit: life.EndedBy, State: state}
 }
 
 // cause explains gVisor's error. In the place of a timeout it gives the last
@@ -80,11 +146,11 @@ func (c *Conn) cause(err tcpip.Error) error {
 	case nil:
 		return syscall.ECONNABORTED
 	case *tcpip.ErrTimeout:
-		return &TimeoutError{What: unanswered(c.ep)}
+		return &TimeoutError{What: c.unanswered()}
 	case *tcpip.ErrConnectionReset, *tcpip.ErrConnectionAborted, *tcpip.ErrAborted:
 		return toError(err)
 	}
-	what := unanswered(c.ep)
+	what := c.unanswered()
 	if what == UnansweredSYN {
 		return toError(err)
 	}
@@ -93,9 +159,11 @@ func (c *Conn) cause(err tcpip.Error) error {
 
 // unanswered tells what a connection died of that gVisor timed out. There are
 // three places in gVisor that do: the handshake, the keepalive timer, which
-// runs only with nothing outstanding, and the retransmission timer. User
-// timeout and retries end in the last one alike and can't be told apart.
-func unanswered(ep tcpip.Endpoint) Unanswered {
+// runs only with nothing outstanding, and the retransmission timer. In the
+// last one it was max_retries if the oldest segment was sent again that often,
+// which the flow has seen.
+func (c *Conn) unanswered() Unanswered {
+	ep := c.ep
 	var t tcpip.TCPInfoOption
 	var limit tcpip.TCPUserTimeoutOption
 	if ep.GetSockOpt(&t) != nil || ep.GetSockOpt(&limit) != nil {
@@ -105,6 +173,9 @@ func unanswered(ep tcpip.Endpoint) Unanswered {
 	case t.SndCwnd == 0: // there was no sender yet
 		return UnansweredSYN
 	case t.CcState == tcpip.RTORecovery: // from the first expiry until all is acknowledged
+		if most := c.policy.Retransmit.MaxRetries; most > 0 && c.Life().Repeats >= most {
+			return UnansweredRetry
+		}
 		return UnansweredData
 	case !ep.SocketOptions().GetKeepAlive():
 		return UnansweredData

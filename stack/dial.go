@@ -3,36 +3,62 @@ package stack
 import (
 	"fmt"
 	"net/netip"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/lastack/lastack/config"
 )
 
+// dialTries bounds how often a port is chosen anew because the one gVisor
+// took is in TIME-WAIT toward the same peer.
+const dialTries = 32
+
 // Dial starts a handshake with remote under the named policy and returns at
-// once: Conn.Established tells how it goes. gVisor repeats the SYN for 127
-// seconds whatever the policy says: give up earlier with Abort.
+// once: Conn.Established tells how it goes. A SYN is repeated after 1, 3, 7 ...
+// seconds, as often as syn_retries says; to give up earlier, Abort.
 func (s *Stack) Dial(remote netip.AddrPort, policy string) (*Conn, error) {
 	p, err := s.policy(policy)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", remote, err)
 	}
-	c := &Conn{id: s.nextID.Add(1), remote: remote}
+	for range dialTries {
+		c, err := s.dial(remote, p)
+		if err != nil {
+			return nil, fmt.Errorf("dial %s: %w", remote, err)
+		}
+		if s.flows == nil {
+			return c, nil
+		}
+		if s.flows.MayDial(c.local, c.remote) {
+			s.flows.Adopt(c.local, c.remote, c.id, p.Name)
+			return c, nil
+		}
+		c.ep.Abort()
+	}
+	return nil, fmt.Errorf("dial %s: all of %d ports tried are in TIME-WAIT toward it: %w", remote, dialTries, syscall.EADDRNOTAVAIL)
+}
+
+// dial makes one try.
+func (s *Stack) dial(remote netip.AddrPort, p *config.Policy) (*Conn, error) {
+	c := &Conn{id: s.nextID.Add(1), s: s, policy: p, remote: remote, unarmed: true}
 	c.queue = &c.own
 	ep, terr := s.s.NewEndpoint(tcp.ProtocolNumber, protocolOf(remote.Addr()), c.queue)
 	if terr != nil {
-		return nil, fmt.Errorf("dial %s: %w", remote, toError(terr))
+		return nil, toError(terr)
 	}
 	if err := applyPolicy(ep, p); err != nil {
 		ep.Close()
-		return nil, fmt.Errorf("dial %s: %w", remote, err)
+		return nil, err
 	}
-	c.ep, c.unarmed = ep, p.Keepalive.Idle > 0
+	c.ep = ep
 	// No Bind: gVisor keeps a port bound without an address for ever, and one
 	// picked by Connect may serve every backend at once.
 	if err := ep.Connect(fullAddress(remote)); err != nil {
 		if _, started := err.(*tcpip.ErrConnectStarted); !started {
 			ep.Close()
-			return nil, fmt.Errorf("dial %s: %w", remote, toError(err))
+			return nil, toError(err)
 		}
 	}
 	if local, err := ep.GetLocalAddress(); err == nil {

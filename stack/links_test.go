@@ -11,6 +11,7 @@ import (
 	"github.com/lastack/lastack/internal/lab/labtest"
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/stack"
+	"github.com/lastack/lastack/stack/flow"
 )
 
 // crossing is a stack with two cards, a host behind each.
@@ -37,12 +38,14 @@ func newCrossing(t *testing.T) *crossing {
 	}
 	var ends []*netif.Endpoint
 	var links []stack.Link
+	flows := flow.New(flow.Options{Policies: policies()})
 	for _, c := range cards {
-		end := openCard(t, x.box, c.Name, &stack.Gate{})
+		end := openCard(t, x.box, c.Name, &stack.Gate{}, flows.Card())
 		ends = append(ends, end)
 		links = append(links, stack.Link{Interface: c, Endpoint: end.Port(0)})
 	}
 	s, err := stack.New(limit(t), stack.Options{
+		Flows:  flows,
 		Config: &config.Config{Interfaces: cards, Policies: policies()}, Links: links,
 	})
 	if err != nil {

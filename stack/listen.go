@@ -58,6 +58,9 @@ func (l *Listener) open() error {
 		return toError(err)
 	}
 	l.ep = ep
+	if l.s.flows != nil {
+		l.s.flows.Listen(l.addr, l.policy.Name)
+	}
 	if l.s.gate != nil {
 		l.s.gate.Allow(l.addr)
 	}
@@ -93,7 +96,11 @@ func (l *Listener) TryAccept() (*Conn, error) {
 	if err != nil {
 		return nil, toError(err)
 	}
-	c := &Conn{id: l.s.nextID.Add(1), ep: ep, queue: queue, local: l.addr, remote: addrPort(peer)}
+	c := &Conn{id: l.s.nextID.Add(1), s: l.s, policy: l.policy, ep: ep, queue: queue, local: l.addr, remote: addrPort(peer)}
+	if l.s.flows != nil {
+		l.s.flows.Adopt(c.local, c.remote, c.id, l.policy.Name)
+	}
+	l.s.fields.bound(ep, l.policy.Retransmit)
 	// gVisor hands down only a few of a listener's options: set all on each connection.
 	if err := applyPolicy(ep, l.policy); err != nil {
 		c.Abort()
@@ -110,6 +117,9 @@ func (l *Listener) Close() error {
 	}
 	l.Notify(nil)
 	l.ep.Close()
+	if l.s.flows != nil {
+		l.s.flows.Unlisten(l.addr)
+	}
 	return nil
 }
 

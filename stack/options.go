@@ -29,6 +29,9 @@ func (s *Stack) setTCPOptions(p config.Policy) error {
 	cookies := tcpip.TCPAlwaysUseSynCookies(false) // RFC 4987: only when the queue of half-open connections is full
 	cc := tcpip.CongestionControlOption(defaultCongestion)
 	timeWait := tcpip.TCPTimeWaitTimeoutOption(max(p.TimeWait.Duration, 0)) // off: closed at once
+	if s.flows != nil {
+		timeWait = 0 // the flow stands in for it, gVisor's endpoint goes at once
+	}
 	// A port in TIME-WAIT for over a second may dial again: without it, 28,000
 	// connections to one backend in a minute would be the end.
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)

@@ -110,12 +110,12 @@ func TestUserTimeoutEndsAConnectionWithUnacknowledgedData(t *testing.T) {
 	}
 }
 
-func TestRetriesAndRTOAreThoseOfTheDefaultPolicy(t *testing.T) {
+func TestRetriesAndRTOAreThoseOfThePolicy(t *testing.T) {
 	t.Parallel()
-	d := unwatched("default")
+	d := unwatched("quick")
 	d.Retransmit = config.Retransmit{MinRTO: 20 * time.Millisecond, MaxRTO: 80 * time.Millisecond, MaxRetries: 4, SynRetries: 4}
 	r := newRig(t, want{line: true, policies: []config.Policy{d}})
-	c, client := r.accepted(t, r.listen(t, box4, 80, "default"))
+	c, client := r.accepted(t, r.listen(t, box4, 80, "quick"))
 	// An RTT is measured with data, without it the RTO is a second.
 	write(t, c, "measure")
 	hear(t, client, 7)
@@ -125,7 +125,7 @@ func TestRetriesAndRTOAreThoseOfTheDefaultPolicy(t *testing.T) {
 	r.line.Cut()
 	write(t, c, "lost")
 	// 20 to 80 ms each, four times sent again, and once waited.
-	death(t, c, cut, 100*time.Millisecond, time.Second, stack.UnansweredData)
+	death(t, c, cut, 100*time.Millisecond, time.Second, stack.UnansweredRetry)
 	// The tail loss probe (RFC 8985, 7) is counted as well.
 	if got := c.Info().Retrans - before; got < 4 || got > 5 {
 		t.Errorf("%d retransmissions, want 4 and perhaps a tail loss probe", got)

@@ -18,6 +18,7 @@ import (
 	"github.com/lastack/lastack/internal/lab/labtest"
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/stack"
+	"github.com/lastack/lastack/stack/flow"
 )
 
 // families are the addresses of the two ends in both versions of IP.
@@ -42,6 +43,7 @@ type rig struct {
 	line      *lab.ImpairedLink // nil with a plain wire
 	card      *netif.Endpoint
 	gate      *stack.Gate
+	flows     *flow.Table
 	*stack.Stack
 }
 
@@ -92,6 +94,7 @@ func (r *rig) start(t *testing.T, w want) error {
 		Config: &config.Config{Interfaces: []config.Interface{card}, Policies: policies(w.policies...)},
 		Links:  []stack.Link{{Interface: card, Endpoint: r.card.Port(0)}},
 		Gate:   r.gate,
+		Flows:  r.flows,
 		Log:    w.log,
 	})
 	if err != nil {
@@ -116,7 +119,8 @@ func wired(t *testing.T, w want) *rig {
 	if w.peer != nil {
 		w.peer(r.peer)
 	}
-	r.card = openCard(t, r.box, "eth0", r.gate)
+	r.flows = flow.New(flow.Options{Policies: policies(w.policies...)})
+	r.card = openCard(t, r.box, "eth0", r.gate, r.flows.Card())
 	return r
 }
 
@@ -126,17 +130,18 @@ func silent(t *testing.T, h *lab.Host) {
 	labtest.Sysctl(t, h, "net.ipv6.conf.default.disable_ipv6", "1")
 }
 
-func openCard(t *testing.T, h *lab.Host, name string, gate *stack.Gate) *netif.Endpoint {
+func openCard(t *testing.T, h *lab.Host, name string, gate *stack.Gate, flows *flow.Card) *netif.Endpoint {
 	t.Helper()
 	var card *netif.Endpoint
 	err := h.Do(func() (err error) {
-		card, err = netif.Open(name, netif.EndpointOptions{Filter: gate})
+		card, err = netif.Open(name, netif.EndpointOptions{Filter: stack.Filters{gate, flows}})
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	labtest.Close(t, card)
+	flows.Start(card.Send)
 	return card
 }
 

@@ -22,6 +22,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/stack/flow"
 )
 
 // Link is one configured interface and the port its frames come through.
@@ -41,6 +42,8 @@ type Stack struct {
 	policies map[string]config.Policy
 	names    map[string]tcpip.NICID
 	gate     *Gate
+	flows    *flow.Table // nil without one
+	fields   *fields
 	nextID   atomic.Uint64
 	routers  *routers
 
@@ -51,10 +54,14 @@ type Stack struct {
 // Options say how a Stack is assembled.
 type Options struct {
 	Config *config.Config
-	Links  []Link       // one for each of Config.Interfaces
-	Gate   *Gate        // the filter that the links' cards ask; nil if they have none
-	Log    *slog.Logger // nil discards
-	Clock  tcpip.Clock  // nil is the real one
+	Links  []Link // one for each of Config.Interfaces
+	Gate   *Gate  // the filter that the links' cards ask; nil if they have none
+	// Flows is what the links' cards show their frames to. The stack starts and
+	// closes it. Without one (nil) gVisor holds TIME-WAIT itself, as policy
+	// default says, and Conn.Life tells nothing.
+	Flows *flow.Table
+	Log   *slog.Logger // nil discards
+	Clock tcpip.Clock  // nil is the real one
 }
 
 // New assembles the stack, checks that nobody else uses its addresses and
@@ -70,6 +77,11 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		policies: o.Config.Policies,
 		names:    make(map[string]tcpip.NICID),
 		gate:     o.Gate,
+		flows:    o.Flows,
+	}
+	var err error
+	if s.fields, err = findFields(); err != nil {
+		return nil, err
 	}
 	s.routers = newRouters(s)
 	s.s = gstack.New(gstack.Options{
@@ -88,11 +100,30 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		},
 	})
 	s.routers.start()
+	if s.flows != nil {
+		s.flows.Start(s.limited)
+	}
 	if err := s.assemble(ctx, o); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// limited ends a connection that was in a state for as long as its policy
+// allows. One that services hold reports the rule as its death.
+func (s *Stack) limited(l flow.Limit) bool {
+	id := gstack.TransportEndpointID{
+		LocalPort: l.Local.Port(), LocalAddress: tcpip.AddrFromSlice(l.Local.Addr().AsSlice()),
+		RemotePort: l.Remote.Port(), RemoteAddress: tcpip.AddrFromSlice(l.Remote.Addr().AsSlice()),
+	}
+	found := s.s.FindTransportEndpoint(protocolOf(l.Local.Addr()), tcp.ProtocolNumber, id, 0)
+	ep, ok := found.(*tcp.Endpoint)
+	if !ok || ep.EndpointState() == tcp.StateListen || ep.ID != id {
+		return false // a listener takes what nobody else does
+	}
+	ep.Abort()
+	return true
 }
 
 func (s *Stack) assemble(ctx context.Context, o Options) error {
@@ -191,6 +222,9 @@ func (s *Stack) Close() {
 	}
 	s.closed = true
 	s.mu.Unlock()
+	if s.flows != nil {
+		s.flows.Close()
+	}
 	s.routers.close()
 	s.s.Destroy()
 }
@@ -201,6 +235,11 @@ func (s *Stack) States() map[string]int {
 	states := make(map[string]int)
 	for state := range s.connections() {
 		states[stateName(state)]++
+	}
+	if s.flows != nil {
+		if n := s.flows.Held(); n > 0 {
+			states[flow.TimeWait.String()] = n // gVisor has none of its own
+		}
 	}
 	return states
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/lastack/lastack/services/diag"
 	"github.com/lastack/lastack/services/proxy"
 	"github.com/lastack/lastack/stack"
+	"github.com/lastack/lastack/stack/flow"
 )
 
 // daemon is everything that runs, in the order start makes it. stop takes it
@@ -37,6 +38,8 @@ type daemon struct {
 
 	nics       []*netif.NIC
 	gate       stack.Gate
+	flows      *flow.Table
+	cards      []*flow.Card // one for each endpoint
 	endpoints  []*netif.Endpoint
 	delays     []*stack.AckDelay // one for each endpoint
 	stack      *stack.Stack
@@ -52,11 +55,12 @@ func (d *daemon) start(ctx context.Context) error {
 			return err
 		}
 	}
+	d.flows = flow.New(flow.Options{Policies: d.cfg.Policies})
 	links, err := d.openCards()
 	if err != nil {
 		return err
 	}
-	d.stack, err = stack.New(ctx, stack.Options{Config: d.cfg, Links: links, Gate: &d.gate, Log: d.log})
+	d.stack, err = stack.New(ctx, stack.Options{Config: d.cfg, Links: links, Gate: &d.gate, Flows: d.flows, Log: d.log})
 	if err != nil {
 		return err
 	}
@@ -87,12 +91,14 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 			return nil, err
 		}
 		d.nics = append(d.nics, nic)
-		delay := stack.NewAckDelay()
-		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: stack.Filters{&d.gate, delay}, Log: d.log})
+		delay, card := stack.NewAckDelay(), d.flows.Card()
+		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: stack.Filters{&d.gate, card, delay}, Log: d.log})
 		if err != nil {
 			return nil, err
 		}
 		delay.Start(ep.Send)
+		card.Start(ep.Send)
+		d.cards = append(d.cards, card)
 		d.endpoints, d.delays = append(d.endpoints, ep), append(d.delays, delay)
 		links = append(links, stack.Link{Interface: i, Endpoint: ep.Port(0)})
 	}
@@ -197,6 +203,7 @@ func (d *daemon) stop() error {
 	}
 	for i, ep := range d.endpoints {
 		d.delays[i].Close() // it still sends
+		d.cards[i].Start(nil)
 		if err := ep.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("close %s: %w", ep.Name(), err))
 		}

@@ -68,6 +68,7 @@ type Life struct {
 	RstSent      bool          `json:"rst_sent"`           // by us
 	RstReceived  bool          `json:"rst_received"`       // within the window
 	Unacked      uint32        `json:"unacked_bytes"`      // sent and not acknowledged, FIN not counted
+	Repeats      int           `json:"repeats"`            // the oldest unacknowledged segment, sent again
 	Guarded      int           `json:"guarded"`            // segments that were refused before TCP saw them
 	ZeroWindow   time.Duration `json:"zero_window_ns"`     // the peer's window is closed since; 0 is open
 	Options      Options       `json:"options"`            // agreed in the handshake

@@ -1,0 +1,318 @@
+package flow
+
+import (
+	"sync/atomic"
+
+	"github.com/lastack/lastack/netif/frame"
+)
+
+// SendFunc puts a frame on the wire; it keeps neither slice.
+type SendFunc func(meta frame.Header, eth, net []byte)
+
+// Card is the table's filter for the frames of one network card.
+type Card struct {
+	t    *Table
+	n    uint8
+	send atomic.Pointer[SendFunc]
+	mac  atomic.Pointer[[6]byte] // the card's own address, from the frames to it
+}
+
+var _ frame.Filter = (*Card)(nil)
+
+// Card makes the filter of one more card.
+func (t *Table) Card() *Card {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []*Card
+	if old := t.cards.Load(); old != nil {
+		all = append(all, *old...)
+	}
+	c := &Card{t: t, n: uint8(len(all))}
+	all = append(all, c)
+	t.cards.Store(&all)
+	return c
+}
+
+// Start gives the card a way to send what the table has to say by itself:
+// probes. nil takes it away, before the card closes.
+func (c *Card) Start(send SendFunc) {
+	if send == nil {
+		c.send.Store(nil)
+		return
+	}
+	c.send.Store(&send)
+}
+
+// Inbound implements frame.Filter.
+func (c *Card) Inbound(f *frame.Frame) frame.Verdict {
+	l, ok := frame.Parse(f.Net)
+	if !ok || l.Fragment {
+		return frame.Pass
+	}
+	switch l.Protocol {
+	case frame.ProtoTCP:
+		return c.inboundTCP(f, l)
+	case protoICMP, protoICMPv6:
+		return c.t.inboundICMP(f.Net, l)
+	}
+	return frame.Pass
+}
+
+func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
+	var s segment
+	if !s.readInbound(f.Net, l) {
+		return frame.Pass // gVisor counts it
+	}
+	t := c.t
+	sh, h := t.shard(&s.key)
+	now := t.now()
+	sh.mu.Lock()
+	fl, slot := sh.find(&s.key, h)
+	if fl == nil && !s.is(syn|ack|rst|fin, syn) {
+		sh.mu.Unlock()
+		return frame.Pass
+	}
+	if !valid(f, l) {
+		sh.mu.Unlock()
+		return frame.Pass // the card's own check counts it
+	}
+	if fl == nil {
+		t.greet(c, sh, f, &s, h, now)
+		sh.mu.Unlock()
+		return frame.Pass
+	}
+	if fl.has(tagged) == f.Tagged && !s.is(rst, rst) {
+		copy(fl.mac[:], f.Eth[6:12])
+	}
+	answer, verdict, full := t.judge(c, sh, fl, slot, f, &s, now)
+	sh.mu.Unlock()
+	if full >= 0 {
+		t.evict(full)
+	}
+	if t.probes.n.Load() > 0 && verdict != frame.Drop {
+		t.probes.answered(&s, now)
+	}
+	if verdict == frame.Reply {
+		answer.write(f, l)
+	}
+	return verdict
+}
+
+// valid reports whether the segment's checksum is right, and notes it so that
+// nobody has to look again.
+func valid(f *frame.Frame, l frame.Layout) bool {
+	if f.Meta.Flags != 0 {
+		return true
+	}
+	if !l.TransportValid(f.Net) {
+		return false
+	}
+	f.Meta.Flags = frame.DataValid
+	return true
+}
+
+// greet makes the flow of a new connection, if somebody listens and there are
+// not too many handshakes under way: under a flood of SYNs the table must not
+// grow with them.
+func (t *Table) greet(c *Card, sh *shard, f *frame.Frame, s *segment, h uint32, now instant) {
+	policy, ok := t.listener(s.key.localAddr())
+	if !ok || t.halfOpen.Load() >= halfOpenMost {
+		return
+	}
+	fl, slot := t.create(sh, &s.key, h, now)
+	fl.policy, fl.card = policy, c.n
+	fl.reach(f)
+	fl.receivedSYN(s, now)
+	t.recount(sh, fl, slot)
+	t.rearm(sh, fl, slot)
+	c.own(f.Eth[:6])
+}
+
+// own notes the card's own address.
+func (c *Card) own(mac []byte) {
+	if known := c.mac.Load(); known == nil || *known != [6]byte(mac) {
+		c.mac.Store((*[6]byte)(append([]byte(nil), mac...)))
+	}
+}
+
+// reach notes how frames come from the peer and so get there.
+func (f *Flow) reach(fr *frame.Frame) {
+	copy(f.mac[:], fr.Eth[6:12])
+	f.flags &^= tagged
+	f.vlan = 0
+	if fr.Tagged {
+		f.flags |= tagged
+		f.vlan = fr.VLAN
+	}
+}
+
+// judge decides on a segment for a known flow.
+func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame, s *segment, now instant) (a answer, v frame.Verdict, full int) {
+	full = -1
+	switch before := f.state; before {
+	case Closed:
+		if s.is(syn|ack|rst|fin, syn) {
+			t.again(c, sh, f, slot, fr, s, now)
+		}
+		return a, frame.Pass, full
+	case TimeWait:
+		a, v = t.inTimeWait(c, sh, f, slot, fr, s, now)
+		return a, v, full
+	case SynSent, SynReceived:
+		f.receivedEarly(s, now)
+		if f.state == before {
+			return a, frame.Pass, full
+		}
+	default:
+		refused := t.guard(f, s, now)
+		if refused != allowed {
+			if f.guarded < 255 {
+				f.guarded++
+			}
+			if refused == answered && f.mayChallenge(now) {
+				t.Count.Challenges.Add(1)
+				return f.answer(now), frame.Reply, full
+			}
+			return a, frame.Drop, full
+		}
+		f.receivedLate(s, now)
+		if f.has(rstSeen) && (f.id == 0 || f.has(released)) {
+			t.forget(sh, f, slot) // nobody else will say that it is over
+			return a, frame.Pass, full
+		}
+		if f.state == before && !f.has(zeroWindow) {
+			return a, frame.Pass, full
+		}
+	}
+	full = t.moved(sh, f, slot)
+	return a, frame.Pass, full
+}
+
+// moved follows a change of state: counts, timer, or the end of the flow.
+func (t *Table) moved(sh *shard, f *Flow, slot uint32) (full int) {
+	if f.state == TimeWait && t.policies[f.policy].TimeWait.Duration < 0 {
+		f.state = Closed // its policy does without; entered tells that it was there
+	}
+	full = t.recount(sh, f, slot)
+	if f.state == Closed && (f.id == 0 || f.has(released)) {
+		t.forget(sh, f, slot)
+		return full
+	}
+	t.rearm(sh, f, slot)
+	return full
+}
+
+// again makes a new flow of one that is over, for the same ports.
+func (t *Table) again(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame, s *segment, now instant) {
+	t.forget(sh, f, slot)
+	t.greet(c, sh, fr, s, uint32(s.key.hash(t.seed)), now)
+}
+
+// receivedEarly notes a segment during the handshake, on which gVisor decides.
+func (f *Flow) receivedEarly(s *segment, now instant) {
+	switch {
+	case s.flags&rst != 0:
+		f.flags |= rstSeen
+	case s.flags&syn == 0:
+		f.received(s, now)
+	case f.state == SynSent && (s.flags&ack == 0 || s.ack == f.iss+1):
+		f.receivedSYN(s, now)
+	case f.state == SynReceived && s.flags&ack == 0 && s.seq != f.irs:
+		f.receivedSYN(s, now) // an earlier one was of another try
+	}
+}
+
+// receivedLate notes a segment that passed the guard, unless gVisor will
+// refuse it for its sequence number.
+func (f *Flow) receivedLate(s *segment, now instant) {
+	if !f.acceptable(s) {
+		return
+	}
+	if s.flags&rst != 0 {
+		f.flags |= rstSeen
+		return
+	}
+	if s.flags&syn == 0 {
+		f.received(s, now)
+	}
+}
+
+// acceptable is the test of RFC 9293, 3.4, with a window no smaller than what
+// may be on its way to gVisor: rcvNxt is what was acknowledged, not all that
+// has come.
+func (f *Flow) acceptable(s *segment) bool {
+	wnd := uint32(f.window)
+	if f.rcvScale > 0 {
+		wnd <<= uint(f.rcvScale)
+	}
+	return !after(s.seq, f.rcvNxt+max(wnd, 1<<16)) && !before(s.end(), f.rcvNxt-1)
+}
+
+// Outbound implements frame.Filter.
+func (c *Card) Outbound(fr *frame.Frame) frame.Verdict {
+	var s segment
+	if !s.readOutbound(fr.Net) {
+		return frame.Pass
+	}
+	t := c.t
+	sh, h := t.shard(&s.key)
+	now := t.now()
+	sh.mu.Lock()
+	f, slot := sh.find(&s.key, h)
+	if f == nil {
+		if s.is(syn|ack, syn) {
+			f, slot = t.create(sh, &s.key, h, now)
+		} else {
+			sh.mu.Unlock()
+			return frame.Pass
+		}
+	}
+	full, verdict := t.observe(c, sh, f, slot, fr, &s, now)
+	sh.mu.Unlock()
+	if full >= 0 {
+		t.evict(full)
+	}
+	return verdict
+}
+
+// observe notes a segment of gVisor's.
+func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame, s *segment, now instant) (full int, v frame.Verdict) {
+	full = -1
+	opening := s.is(syn|ack, syn)
+	switch {
+	case f.state == TimeWait && opening:
+		if !t.mayRedial(f, now) {
+			return full, frame.Drop
+		}
+		t.Count.Reused.Add(1)
+		fallthrough
+	case f.state == Closed && opening && f.entered[Closed] != 0:
+		t.forget(sh, f, slot)
+		f, slot = t.create(sh, &s.key, uint32(s.key.hash(t.seed)), now)
+	case f.state == TimeWait:
+		if s.flags&rst != 0 {
+			return full, frame.Drop // RFC 1337: nothing ends it early
+		}
+		return full, frame.Pass
+	}
+	if opening {
+		f.flags |= dialled
+		f.card = c.n
+		copy(f.mac[:], fr.Eth[:6])
+		c.own(fr.Eth[6:12])
+		if fr.Tagged {
+			f.flags |= tagged
+			f.vlan = fr.VLAN
+		}
+	}
+	if most := t.policies[f.policy].Retransmit.SynRetries; most > 0 && f.id == 0 && f.state == SynReceived &&
+		s.is(syn|ack, syn|ack) && int(f.synRetrans) >= most {
+		return full, frame.Drop // repeated often enough; its timer ends it
+	}
+	before, zero := f.state, f.has(zeroWindow)
+	f.sent(s, now)
+	if f.state != before || f.has(zeroWindow) != zero {
+		full = t.moved(sh, f, slot)
+	}
+	return full, frame.Pass
+}

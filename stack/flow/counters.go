@@ -1,0 +1,33 @@
+package flow
+
+import "sync/atomic"
+
+// Counters count what a Table did.
+type Counters struct {
+	Created     atomic.Uint64 // flows
+	TimeWaits   atomic.Uint64 // flows that entered TIME-WAIT
+	Expired     atomic.Uint64 // left it in time
+	Evicted     atomic.Uint64 // left it early: time_wait.max was reached
+	Reused      atomic.Uint64 // left it early: a new connection took the ports over
+	TimeWaitACK atomic.Uint64 // segments answered in TIME-WAIT
+	TimeWaitRST atomic.Uint64 // RSTs ignored in TIME-WAIT (RFC 1337)
+	Limited     atomic.Uint64 // connections ended by the bound of a state
+	PAWS        atomic.Uint64 // segments dropped for an old timestamp (RFC 7323, 5)
+	NoTimestamp atomic.Uint64 // dropped for lack of one
+	BadACK      atomic.Uint64 // dropped for an ACK of what was never sent, or long ago (RFC 5961, 5)
+	NoACK       atomic.Uint64 // dropped for lack of the ACK flag
+	ICMP        atomic.Uint64 // ICMP errors dropped: about nothing that was sent, or with an MTU below the floor
+	Challenges  atomic.Uint64 // ACKs sent in answer to what was dropped
+	Probes      atomic.Uint64 // keepalive segments sent because somebody asked
+}
+
+// Map names the counters as in listings.
+func (c *Counters) Map() map[string]uint64 {
+	return map[string]uint64{
+		"created": c.Created.Load(), "time_waits": c.TimeWaits.Load(), "expired": c.Expired.Load(),
+		"evicted": c.Evicted.Load(), "reused": c.Reused.Load(), "time_wait_acks": c.TimeWaitACK.Load(),
+		"time_wait_rsts_ignored": c.TimeWaitRST.Load(), "limited": c.Limited.Load(), "paws": c.PAWS.Load(),
+		"no_timestamp": c.NoTimestamp.Load(), "bad_ack": c.BadACK.Load(), "no_ack": c.NoACK.Load(),
+		"icmp_refused": c.ICMP.Load(), "challenge_acks": c.Challenges.Load(), "probes": c.Probes.Load(),
+	}
+}

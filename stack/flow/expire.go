@@ -1,0 +1,158 @@
+package flow
+
+import (
+	"time"
+
+	"github.com/lastack/lastack/internal/tcpinfo"
+)
+
+// handshakeMost is when the table forgets a handshake that came to nothing.
+// gVisor gives up after 127 s at the latest.
+const handshakeMost = 130 * time.Second
+
+// orphanMost is when gVisor has surely given up a connection in FIN-WAIT-2
+// that nobody holds: its limit is two minutes (TCP_LINGER2).
+const orphanMost = 121 * time.Second
+
+// batch is how many flows are looked at under one lock of a shard: some tens
+// of microseconds, which is what a frame may have to wait.
+const batch = 256
+
+// limitRules are the rules that the table itself enforces; Flow.endedBy is an
+// index here plus one.
+var limitRules = [...]tcpinfo.Rule{
+	tcpinfo.FinWait1, tcpinfo.Closing, tcpinfo.LastAck, tcpinfo.CloseWait, tcpinfo.ZeroWindow, tcpinfo.SynRetries,
+}
+
+// Start turns the wheels from now on. limit ends a connection whose time is
+// over and reports whether there was one; it is called without any lock of a
+// shard.
+func (t *Table) Start(limit func(Limit) bool) {
+	t.timing.Lock()
+	defer t.timing.Unlock()
+	t.limit = limit
+	t.timer = t.clock.AfterFunc(wheelTick*time.Millisecond, t.tick)
+}
+
+// tick turns the wheels of all shards up to now.
+func (t *Table) tick() {
+	t.timing.Lock()
+	defer t.timing.Unlock()
+	if t.closed {
+		return
+	}
+	for ticks := t.now().ms / wheelTick; t.ticks != ticks; t.ticks++ {
+		for i := range t.shards {
+			t.turn(&t.shards[i])
+		}
+	}
+	t.probes.tick(t)
+	t.timer.Reset(wheelTick * time.Millisecond)
+}
+
+// turn moves a shard's wheel by one tick, with its lock given back now and then.
+func (t *Table) turn(sh *shard) {
+	for done := false; !done; {
+		var over []Limit
+		now := t.now()
+		sh.mu.Lock()
+		done = sh.turn(now.ms, batch, func(f *Flow, slot uint32) {
+			if l, ended := t.expire(sh, f, slot, now); ended {
+				over = append(over, l)
+			}
+		})
+		sh.mu.Unlock()
+		for _, l := range over {
+			t.Count.Limited.Add(1)
+			if t.limit == nil || !t.limit(l) {
+				t.Forget(l.Local, l.Remote)
+			}
+		}
+	}
+}
+
+// expire looks at a flow whose time has come, unless it has moved.
+func (t *Table) expire(sh *shard, f *Flow, slot uint32, now instant) (l Limit, ended bool) {
+	due, rule, ok := t.deadline(f)
+	switch {
+	case !ok:
+		return l, false
+	case int32(due-now.ms) > 0:
+		sh.time(f, slot, due)
+		return l, false
+	case rule == tcpinfo.TimeWait:
+		t.Count.Expired.Add(1)
+		t.forget(sh, f, slot)
+		return l, false
+	case rule == tcpinfo.FinWait2, rule == "":
+		t.forget(sh, f, slot) // gVisor gives up by itself
+		return l, false
+	}
+	for i, r := range limitRules {
+		if r == rule {
+			f.endedBy = uint8(i + 1)
+		}
+	}
+	return Limit{f.key.localAddr(), f.key.remoteAddr(), f.id, rule}, true
+}
+
+// handshake is how long an unanswered SYN or SYN-ACK takes that is repeated
+// that often: after one second, and twice as long each time (RFC 6298, 2.1 and 5.5).
+func handshake(retries int) time.Duration {
+	if retries <= 0 || retries > 6 {
+		return handshakeMost
+	}
+	return min(time.Second<<(retries+1)-time.Second, handshakeMost)
+}
+
+// rearm sets the flow's timer for the state it is in.
+func (t *Table) rearm(sh *shard, f *Flow, slot uint32) {
+	if due, _, ok := t.deadline(f); ok {
+		sh.time(f, slot, due)
+		return
+	}
+	sh.untime(f)
+}
+
+// deadline is when the flow's state ends if nothing moves, and by which rule.
+func (t *Table) deadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool) {
+	limit := time.Duration(-1)
+	p := &t.policies[f.policy]
+	switch f.state {
+	case SynSent, SynReceived:
+		limit, rule = handshake(p.Retransmit.SynRetries), tcpinfo.SynRetries
+	case Established:
+		if f.id == 0 {
+			limit = handshakeMost // nobody has accepted it, or gVisor did not take the last ACK
+		}
+	case FinWait1:
+		limit, rule = p.FinWait1, tcpinfo.FinWait1
+	case Closing:
+		limit, rule = p.Closing, tcpinfo.Closing
+	case LastAck:
+		limit, rule = p.LastAck, tcpinfo.LastAck
+	case CloseWait:
+		limit, rule = p.CloseWait, tcpinfo.CloseWait
+	case FinWait2:
+		if f.has(released) {
+			limit, rule = orphanMost, tcpinfo.FinWait2
+			if p.FinWait2 >= 0 {
+				limit = min(p.FinWait2+time.Second, orphanMost)
+			}
+		}
+	case TimeWait:
+		limit, rule = max(p.TimeWait.Duration, 0), tcpinfo.TimeWait
+	}
+	ok = limit >= 0
+	since := f.progress
+	if !f.state.synchronized() {
+		since = uint32(f.began/1e6) + f.entered[f.state] - 1 // a repeated SYN is no progress
+	}
+	due = since + uint32(limit.Milliseconds())
+	if f.has(zeroWindow) && f.closedWnd != 0 && p.ZeroWindow > 0 && f.state != TimeWait {
+		if at := f.closedWnd + uint32(p.ZeroWindow.Milliseconds()); !ok || int32(at-due) < 0 {
+			return at, tcpinfo.ZeroWindow, true
+		}
+	}
+	return due, rule, ok
+}

@@ -1,0 +1,315 @@
+package flow
+
+// Flow is one connection as its segments tell, seen from our end. It holds no
+// pointer, so that a million of them cost the garbage collector nothing, and
+// its size is bounded by a test: 256 bytes, what Linux spends on TIME-WAIT
+// alone. Its shard's lock guards it.
+//
+//	            our SYN          SYN-SENT -----------------+
+//	                                 |                     |
+//	the peer's SYN    SYN-RECEIVED --+-> ESTABLISHED <-----+
+//	                            our FIN /        \ the peer's FIN, acknowledged
+//	                         FIN-WAIT-1           CLOSE-WAIT
+//	       its ACK /    | the peer's FIN               | our FIN
+//	       FIN-WAIT-2   CLOSING                     LAST-ACK
+//	the peer's FIN \    | its ACK                      | its ACK
+//	                TIME-WAIT -- duration --> CLOSED <-+
+//
+// Only enter changes the state.
+type Flow struct {
+	key   key
+	hash  uint32 // lower half of the key's hash
+	id    uint64 // of the stack's connection; 0 until it is adopted
+	began int64  // nanoseconds of the table's clock
+
+	iss, irs       uint32 // initial sequence numbers
+	sndUna, sndNxt uint32 // RFC 9293, 3.3.1
+	rcvNxt         uint32 // the last acknowledgement we sent
+	sndWnd         uint32 // what the peer offers, in bytes
+	maxSndWnd      uint32 // the largest it ever offered (RFC 5961, 5.2: MAX.SND.WND)
+	finSeq         uint32 // sequence number of our FIN
+	peerFin        uint32 // sequence number of the peer's FIN
+	tsRecent       uint32 // RFC 7323, 4.3: TS.Recent
+	tsRecentAt     uint32 // milliseconds of the table, when it was set
+	tsLast         uint32 // the last timestamp we sent
+	tsLastAt       uint32
+
+	entered   [states]uint32 // milliseconds after began when each state was entered, plus one; 0: never
+	progress  uint32         // milliseconds of the table: last time the current state began, bytes came or were acknowledged
+	closedWnd uint32         // milliseconds of the table: since when the peer's window is closed
+	finAt     uint32         // milliseconds of the table: our first FIN
+	finTook   uint32         // milliseconds until it was acknowledged
+	due       uint32         // milliseconds of the table: when the wheel looks at it next
+	challenge uint32         // milliseconds of the table: start of the current second of challenge ACKs
+
+	next, prev   uint32 // in its list of the wheel, as slot+1; 0: none
+	newer, older uint32 // in its queue of those in TIME-WAIT, as slot+1; 0: none
+
+	rcvMSS, sndMSS uint16
+	window         uint16 // as last sent in a header of ours
+	vlan           uint16
+	policy         uint16
+	spoke          uint16 // the list of the wheel it is in
+	flags          flags
+	state          State
+	counted        uint8 // what the table counts it as
+	card           uint8
+	rcvScale       int8
+	sndScale       int8
+	finRetrans     uint8
+	repeats        uint8 // of the oldest unacknowledged segment
+	synRetrans     uint8
+	peerFinAgain   uint8
+	guarded        uint8
+	challenges     uint8 // sent in the current second
+	endedBy        uint8 // index in limitRules plus one
+	timed          bool  // it is in the wheel
+	mac            [6]byte
+}
+
+// flags are the yes-or-no facts of a Flow.
+type flags uint16
+
+const (
+	dialled      flags = 1 << iota
+	finSent            // ours
+	finAcked           // ours
+	peerFinSeen        // received; acknowledged only once the state says so
+	finFirstUs         // our FIN went before the peer's came
+	finFirstPeer       //
+	rstSent            //
+	rstSeen            // a RST within the window came
+	timestamps         // agreed: both SYNs had the option
+	sackOK             // agreed
+	peerTS             // the peer's SYN offered timestamps
+	peerSACK           //
+	synsSeen           // both SYNs passed here
+	released           // the stack's connection was let go of
+	zeroWindow         // the peer's window is closed and we have tried to send
+	tagged             // its frames carry an 802.1Q tag
+)
+
+func (f *Flow) has(x flags) bool { return f.flags&x != 0 }
+
+// enter moves the flow to a state.
+func (f *Flow) enter(s State, now instant) {
+	f.state, f.progress = s, now.ms
+	if f.entered[s] == 0 {
+		f.entered[s] = uint32((now.ns-f.began)/1e6) + 1
+	}
+}
+
+// instant is a time of the table's clock.
+type instant struct {
+	ns int64
+	ms uint32 // the same in milliseconds, modulo 2^32: 49 days
+}
+
+// sent notes a segment of ours.
+func (f *Flow) sent(s *segment, now instant) {
+	if s.ts {
+		f.tsLast, f.tsLastAt = s.tsVal, now.ms
+	}
+	if s.flags&rst != 0 {
+		f.flags |= rstSent
+		f.enter(Closed, now)
+		return
+	}
+	f.window = s.window
+	if s.flags&syn != 0 {
+		f.sentSYN(s, now)
+		return
+	}
+	if s.length() > 0 && s.seq == f.sndUna && before(s.seq, f.sndNxt) && f.repeats < 255 {
+		f.repeats++
+	}
+	if after(s.end(), f.sndNxt) {
+		f.sndNxt = s.end()
+	}
+	if s.flags&fin != 0 {
+		f.sentFIN(s, now)
+	}
+	if f.sndWnd == 0 && s.size > 0 && !f.has(zeroWindow) && f.state.synchronized() {
+		f.flags |= zeroWindow // it was closed before: closedWnd knows since when
+	}
+	if s.flags&ack != 0 {
+		f.acknowledged(s.ack, now)
+	}
+}
+
+// sentSYN notes our SYN or SYN-ACK. One of another number is a new try: SYN
+// cookies choose their own.
+func (f *Flow) sentSYN(s *segment, now instant) {
+	if f.has(synsSeen) || f.state == SynSent {
+		if s.seq == f.iss && f.entered[f.state] != 0 && f.sndNxt == s.end() && f.synRetrans < 255 {
+			f.synRetrans++
+		}
+	}
+	f.iss, f.sndUna, f.sndNxt = s.seq, s.seq, s.end()
+	f.rcvMSS, f.rcvScale = s.mss, s.scale
+	if s.flags&ack == 0 {
+		f.enter(SynSent, now)
+		return
+	}
+	f.rcvNxt = s.ack
+	f.agree(s.ts, s.sack)
+	f.enter(SynReceived, now)
+}
+
+// agree settles the options that both SYNs must offer.
+func (f *Flow) agree(ts, sack bool) {
+	f.flags = f.flags&^(timestamps|sackOK) | synsSeen
+	if ts && f.has(peerTS) {
+		f.flags |= timestamps
+	}
+	if sack && f.has(peerSACK) {
+		f.flags |= sackOK
+	}
+	if f.rcvScale == noScale || f.sndScale == noScale {
+		f.sndScale, f.rcvScale = noScale, noScale // RFC 7323, 2.2: both or none
+	}
+}
+
+func (f *Flow) sentFIN(s *segment, now instant) {
+	if f.has(finSent) {
+		if f.finRetrans < 255 {
+			f.finRetrans++
+		}
+		return
+	}
+	f.flags |= finSent
+	if !f.has(peerFinSeen) {
+		f.flags |= finFirstUs
+	}
+	f.finSeq, f.finAt = s.end()-1, now.ms
+	switch f.state {
+	case Established, SynReceived:
+		f.enter(FinWait1, now)
+	case CloseWait:
+		f.enter(LastAck, now)
+	}
+}
+
+// acknowledged notes how far we have acknowledged the peer's bytes.
+func (f *Flow) acknowledged(n uint32, now instant) {
+	if !before(n, f.rcvNxt) {
+		f.rcvNxt = n
+	}
+	if !f.has(peerFinSeen) || f.rcvNxt != f.peerFin+1 {
+		return
+	}
+	switch f.state {
+	case Established:
+		f.enter(CloseWait, now)
+	case FinWait1:
+		f.enter(Closing, now)
+	case FinWait2:
+		f.enter(TimeWait, now)
+	}
+}
+
+// receivedSYN notes the peer's SYN or SYN-ACK.
+func (f *Flow) receivedSYN(s *segment, now instant) {
+	f.irs, f.rcvNxt = s.seq, s.seq+1
+	f.sndMSS, f.sndScale = s.mss, s.scale
+	f.sndWnd = uint32(s.window)
+	f.maxSndWnd = max(f.maxSndWnd, f.sndWnd)
+	f.flags &^= peerTS | peerSACK
+	if s.ts {
+		f.flags |= peerTS
+		f.tsRecent, f.tsRecentAt = s.tsVal, now.ms
+	}
+	if s.sack {
+		f.flags |= peerSACK
+	}
+	switch {
+	case f.state == SynSent && s.flags&ack != 0:
+		f.sndUna = s.ack
+		f.agree(f.tsLastAt != 0 || f.tsLast != 0, true)
+		f.enter(Established, now)
+	case f.state == Closed:
+		f.enter(SynReceived, now)
+	}
+}
+
+// received notes a segment of the peer's that the guard let pass.
+func (f *Flow) received(s *segment, now instant) {
+	if f.state == SynReceived {
+		if s.flags&ack == 0 || s.ack != f.iss+1 || s.seq != f.irs+1 {
+			return
+		}
+		f.enter(Established, now)
+	}
+	if f.has(timestamps) && s.ts && !before(s.tsVal, f.tsRecent) && !after(s.seq, f.rcvNxt) {
+		// RFC 7323, 4.3 (2): only what lies at or before the last
+		// acknowledgement may set it.
+		f.tsRecent, f.tsRecentAt = s.tsVal, now.ms
+	}
+	if s.size > 0 {
+		f.progress = now.ms
+	}
+	if s.flags&fin != 0 && !f.has(peerFinSeen) {
+		f.flags |= peerFinSeen
+		f.peerFin = s.end() - 1
+		if !f.has(finSent) {
+			f.flags |= finFirstPeer
+		}
+	}
+	if s.flags&ack != 0 {
+		f.receivedACK(s, now)
+	}
+}
+
+// receivedACK notes how far the peer has acknowledged us, and its window.
+func (f *Flow) receivedACK(s *segment, now instant) {
+	f.offer(s, now)
+	if !after(s.ack, f.sndUna) || after(s.ack, f.sndNxt) {
+		return
+	}
+	f.sndUna, f.progress, f.repeats = s.ack, now.ms, 0
+	if !f.has(finSent) || f.has(finAcked) || s.ack != f.finSeq+1 {
+		return
+	}
+	f.flags |= finAcked
+	f.finTook = now.ms - f.finAt
+	switch f.state {
+	case FinWait1:
+		f.enter(FinWait2, now)
+	case Closing:
+		f.enter(TimeWait, now)
+	case LastAck:
+		f.enter(Closed, now)
+	}
+}
+
+// offer notes the peer's window.
+func (f *Flow) offer(s *segment, now instant) {
+	if before(s.ack, f.sndUna) {
+		return // an old one
+	}
+	wnd := uint32(s.window)
+	if f.sndScale > 0 {
+		wnd <<= uint(f.sndScale)
+	}
+	if wnd == 0 && (f.sndWnd != 0 || f.closedWnd == 0) {
+		f.closedWnd = max(now.ms, 1)
+	}
+	if wnd != 0 {
+		f.flags &^= zeroWindow
+		f.closedWnd = 0
+	}
+	f.sndWnd = wnd
+	f.maxSndWnd = max(f.maxSndWnd, wnd)
+}
+
+// unacked counts bytes sent and not acknowledged, SYN and FIN left out.
+func (f *Flow) unacked() uint32 {
+	n := f.sndNxt - f.sndUna
+	if f.has(finSent) && !f.has(finAcked) && n > 0 {
+		n--
+	}
+	if !f.state.synchronized() {
+		return 0
+	}
+	return n
+}

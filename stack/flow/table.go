@@ -1,0 +1,271 @@
+package flow
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/tcpinfo"
+)
+
+// Table knows every TCP connection of a stack. Start begins to expire what is
+// over, Close ends that; both are to be called once.
+type Table struct {
+	Count Counters
+
+	seed     uint64
+	clock    tcpip.Clock
+	began    tcpip.MonotonicTime
+	wall     time.Time // the same
+	policies []config.Policy
+	names    map[string]uint16
+	limit    func(Limit) bool
+	held     []atomic.Int64 // flows in TIME-WAIT, for each policy
+	halfOpen atomic.Int64
+	probes   probes
+
+	mu        sync.Mutex // guards changes of listeners and cards
+	listeners atomic.Pointer[map[netip.AddrPort]uint16]
+	cards     atomic.Pointer[[]*Card]
+
+	shards [shards]shard
+	timer  tcpip.Timer
+	timing sync.Mutex // held while the wheels turn; guards closed and ticks
+	closed bool
+	ticks  uint32
+}
+
+// Limit is a connection that has been in a state for as long as its policy
+// allows.
+type Limit struct {
+	Local, Remote netip.AddrPort
+	ID            uint64
+	Rule          tcpinfo.Rule
+}
+
+// Options say how a Table is made.
+type Options struct {
+	Policies map[string]config.Policy
+	Clock    tcpip.Clock // nil is the real one
+}
+
+// halfOpenMost bounds flows of handshakes that are under way: beyond it the
+// table waits for the handshake to end before it knows the connection.
+const halfOpenMost = 16384
+
+// New makes a table. Policy "default" must be among the policies.
+func New(o Options) *Table {
+	if o.Clock == nil {
+		o.Clock = tcpip.NewStdClock()
+	}
+	t := &Table{
+		seed: rand.Uint64(), clock: o.Clock, began: o.Clock.NowMonotonic(), wall: o.Clock.Now(),
+		names: make(map[string]uint16),
+	}
+	names := []string{"default"}
+	for name := range o.Policies {
+		if name != "default" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names[1:])
+	for i, name := range names {
+		t.names[name] = uint16(i)
+		t.policies = append(t.policies, o.Policies[name])
+	}
+	t.held = make([]atomic.Int64, len(names))
+	t.probes.init()
+	return t
+}
+
+// now is the time of the table.
+func (t *Table) now() instant {
+	ns := t.clock.NowMonotonic().Sub(t.began).Nanoseconds()
+	return instant{ns, uint32(ns / 1e6)}
+}
+
+func (t *Table) shard(k *key) (*shard, uint32) {
+	h := k.hash(t.seed)
+	return &t.shards[h>>58], uint32(h)
+}
+
+// Listen makes connections to addr flows under the named policy from their
+// first SYN on; Unlisten ends that.
+func (t *Table) Listen(addr netip.AddrPort, policy string) {
+	t.changeListeners(func(m map[netip.AddrPort]uint16) { m[addr] = t.names[policy] })
+}
+
+// Unlisten is the end of Listen. Connections stay known.
+func (t *Table) Unlisten(addr netip.AddrPort) {
+	t.changeListeners(func(m map[netip.AddrPort]uint16) { delete(m, addr) })
+}
+
+func (t *Table) changeListeners(f func(map[netip.AddrPort]uint16)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := make(map[netip.AddrPort]uint16)
+	if old := t.listeners.Load(); old != nil {
+		for k, v := range *old {
+			next[k] = v
+		}
+	}
+	f(next)
+	t.listeners.Store(&next)
+}
+
+func (t *Table) listener(addr netip.AddrPort) (policy uint16, ok bool) {
+	m := t.listeners.Load()
+	if m == nil {
+		return 0, false
+	}
+	policy, ok = (*m)[addr]
+	return policy, ok
+}
+
+// Adopt tells that a connection of the stack's is the one between local and
+// remote, and its policy. Until Release its flow stays, even if it has ended.
+func (t *Table) Adopt(local, remote netip.AddrPort, id uint64, policy string) {
+	k := keyOf(local, remote)
+	sh, h := t.shard(&k)
+	now := t.now()
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f, slot := sh.find(&k, h)
+	if f == nil || f.state == TimeWait {
+		// Its SYN has not passed: it waits for the neighbour's address, or the
+		// handshake was one of too many at once.
+		if f != nil {
+			t.forget(sh, f, slot)
+		}
+		f, slot = t.create(sh, &k, h, now)
+	}
+	f.id, f.policy = id, t.names[policy]
+	f.flags &^= released
+	t.rearm(sh, f, slot)
+}
+
+// Release tells that the stack has let go of a connection. Its flow goes on
+// by itself, to the end of its TIME-WAIT.
+func (t *Table) Release(local, remote netip.AddrPort, id uint64) {
+	k := keyOf(local, remote)
+	sh, h := t.shard(&k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f, slot := sh.find(&k, h)
+	if f == nil || f.id != id {
+		return
+	}
+	f.flags |= released
+	if !f.state.synchronized() || f.has(rstSeen) && f.state != TimeWait {
+		t.forget(sh, f, slot)
+		return
+	}
+	t.rearm(sh, f, slot)
+}
+
+// Forget drops a flow of whose connection the stack knows nothing any more.
+func (t *Table) Forget(local, remote netip.AddrPort) {
+	k := keyOf(local, remote)
+	sh, h := t.shard(&k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if f, slot := sh.find(&k, h); f != nil && f.state != TimeWait {
+		t.forget(sh, f, slot)
+	}
+}
+
+// MayDial reports whether a new connection may use these ports: not while an
+// old one is in TIME-WAIT, unless its segments can be told from new ones
+// (RFC 7323, 5: PAWS) and a second has passed, or its policy forbids reuse.
+func (t *Table) MayDial(local, remote netip.AddrPort) bool {
+	k := keyOf(local, remote)
+	sh, h := t.shard(&k)
+	now := t.now()
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f, _ := sh.find(&k, h)
+	return f == nil || f.state != TimeWait || t.mayRedial(f, now)
+}
+
+func (t *Table) mayRedial(f *Flow, now instant) bool {
+	return t.policies[f.policy].TimeWait.Reuse != "never" && f.has(timestamps) && now.ms-f.progress >= 1000
+}
+
+// create makes a flow, of whose handshake nothing is known yet.
+func (t *Table) create(sh *shard, k *key, hash uint32, now instant) (*Flow, uint32) {
+	f, slot := sh.insert(k, hash)
+	f.began, f.progress = now.ns, now.ms
+	t.Count.Created.Add(1)
+	return f, slot
+}
+
+// forget removes a flow and what is counted of it.
+func (t *Table) forget(sh *shard, f *Flow, slot uint32) {
+	t.uncount(sh, f, slot)
+	sh.remove(f, slot)
+}
+
+// uncount ends what is counted of the flow's state.
+func (t *Table) uncount(sh *shard, f *Flow, slot uint32) {
+	if f.counted&countedHalfOpen != 0 {
+		t.halfOpen.Add(-1)
+	}
+	if f.counted&countedTimeWait != 0 {
+		t.held[f.policy].Add(-1)
+		sh.leaveQueue(f, slot)
+	}
+	f.counted = 0
+}
+
+// recount follows a change of state, and returns the policy whose TIME-WAITs
+// are too many now, or -1.
+func (t *Table) recount(sh *shard, f *Flow, slot uint32) (full int) {
+	want := uint8(0)
+	switch f.state {
+	case SynReceived:
+		want = countedHalfOpen
+	case TimeWait:
+		want = countedTimeWait
+	}
+	if f.counted == want {
+		return -1
+	}
+	t.uncount(sh, f, slot)
+	f.counted = want
+	switch want {
+	case countedHalfOpen:
+		t.halfOpen.Add(1)
+	case countedTimeWait:
+		t.Count.TimeWaits.Add(1)
+		sh.joinQueue(f, slot)
+		if t.held[f.policy].Add(1) > int64(t.policies[f.policy].TimeWait.Max) {
+			return int(f.policy)
+		}
+	}
+	return -1
+}
+
+// Held counts the flows in TIME-WAIT.
+func (t *Table) Held() int {
+	n := int64(0)
+	for i := range t.held {
+		n += t.held[i].Load()
+	}
+	return int(n)
+}
+
+// Close stops the timers. What still passes is noted, but nothing expires.
+func (t *Table) Close() {
+	t.timing.Lock()
+	defer t.timing.Unlock()
+	if !t.closed && t.timer != nil {
+		t.timer.Stop()
+	}
+	t.closed = true
+}
