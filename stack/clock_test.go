@@ -137,7 +137,7 @@ func (w *twins) dies(t *testing.T, c *stack.Conn, between, and time.Duration, wh
 		t.Fatalf("after %v it is %s: %v; want %v", and, c.State(), err, syscall.ETIMEDOUT)
 	}
 	var timeout *stack.TimeoutError
-	if !errors.As(err, &timeout) || timeout.What != what {
+	if !errors.As(err, &timeout) || timeout.What != stack.UnansweredRetry {
 		t.Errorf("it died because %q, want %q", err, what)
 	}
 	if _, again := c.TryRead(make([]byte, 1)); !errors.Is(again, syscall.ETIMEDOUT) {
@@ -361,12 +361,12 @@ func TestAnyRetransmissionBoundsAreTaken(t *testing.T) {
 		w.cut.Store(true)
 		write(t, c, "lost")
 		w.clock.Advance(time.Hour)
-		want, what := r.MaxRetries, stack.UnansweredRetry
+		want := r.MaxRetries
 		if want == 0 {
-			want, what = 15, stack.UnansweredData // as Linux's tcp_retries2, and no rule of the policy's
+			want = 15 // as Linux's tcp_retries2
 		}
 		var timeout *stack.TimeoutError
-		if err := c.Established(); !errors.As(err, &timeout) || timeout.What != what {
+		if err := c.Established(); !errors.As(err, &timeout) || timeout.What != stack.UnansweredRetry {
 			t.Errorf("%+v: after an hour it is %v", r, err)
 		}
 		if got := c.Info().Retrans; got != uint64(want) {

@@ -173,15 +173,21 @@ func (c *Conn) unanswered() Unanswered {
 	case t.SndCwnd == 0: // there was no sender yet
 		return UnansweredSYN
 	case t.CcState == tcpip.RTORecovery: // from the first expiry until all is acknowledged
-		if most := c.policy.Retransmit.MaxRetries; most > 0 && c.Life().Repeats >= most {
-			return UnansweredRetry
-		}
-		return UnansweredData
+		return c.unacknowledged(limit)
 	case !ep.SocketOptions().GetKeepAlive():
-		return UnansweredData
+		return c.unacknowledged(limit)
 	case limit > 0 && limit <= tcpip.TCPUserTimeoutOption(t.RTO):
 		// So short a user timeout can end it at the first expiry, which leaves no trace.
 		return UnansweredOther
 	}
 	return UnansweredProbes
+}
+
+// unacknowledged tells which of the two bounds of retransmission it was.
+func (c *Conn) unacknowledged(userTimeout tcpip.TCPUserTimeoutOption) Unanswered {
+	most := c.policy.Retransmit.MaxRetries
+	if userTimeout <= 0 || most > 0 && c.Life().Repeats >= most {
+		return UnansweredRetry
+	}
+	return UnansweredData
 }

@@ -305,8 +305,8 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 			f.vlan = fr.VLAN
 		}
 	}
-	if most := t.policies[f.policy].Retransmit.SynRetries; most > 0 && f.id == 0 && f.state == SynReceived &&
-		s.is(syn|ack, syn|ack) && int(f.synRetrans) >= most {
+	if most := t.policies[f.policy].Retransmit.SynRetries; most > 0 && s.flags&syn != 0 && s.seq == f.iss &&
+		!f.state.synchronized() && int(f.synRetrans) >= most {
 		return full, frame.Drop // repeated often enough; its timer ends it
 	}
 	before, zero := f.state, f.has(zeroWindow)
