@@ -137,7 +137,7 @@ func (w *twins) dies(t *testing.T, c *stack.Conn, between, and time.Duration, wh
 		t.Fatalf("after %v it is %s: %v; want %v", and, c.State(), err, syscall.ETIMEDOUT)
 	}
 	var timeout *stack.TimeoutError
-	if !errors.As(err, &timeout) || timeout.What != stack.UnansweredRetry {
+	if !errors.As(err, &timeout) || timeout.What != what {
 		t.Errorf("it died because %q, want %q", err, what)
 	}
 	if _, again := c.TryRead(make([]byte, 1)); !errors.Is(again, syscall.ETIMEDOUT) {

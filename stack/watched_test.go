@@ -29,6 +29,9 @@ func (w *watched) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) 
 			out.PushBack(p)
 		}
 	}
+	if out.Len() == 0 {
+		return list.Len(), nil
+	}
 	if _, err := w.LinkEndpoint.WritePackets(out); err != nil {
 		return 0, err
 	}
