@@ -140,10 +140,9 @@ func (f *Flow) sent(s *segment, now instant) {
 // sentSYN notes our SYN or SYN-ACK. One of another number is a new try: SYN
 // cookies choose their own.
 func (f *Flow) sentSYN(s *segment, now instant) {
-	if f.has(synsSeen) || f.state == SynSent {
-		if s.seq == f.iss && f.entered[f.state] != 0 && f.sndNxt == s.end() && f.synRetrans < 255 {
-			f.synRetrans++
-		}
+	sent := f.state == SynSent && s.flags&ack == 0 || f.has(synsSeen) && s.flags&ack != 0
+	if sent && s.seq == f.iss && f.synRetrans < 255 {
+		f.synRetrans++
 	}
 	f.iss, f.sndUna, f.sndNxt = s.seq, s.seq, s.end()
 	f.rcvMSS, f.rcvScale = s.mss, s.scale

@@ -7,7 +7,8 @@ import (
 
 const (
 	shards    = 64
-	chunkSize = 32 // flows that are allocated together: 8 KiB
+	chunkSize = 36 // flows that are allocated together: they fill a size class of Go's, 8 KiB
+	chunkFull = 1<<chunkSize - 1
 
 	wheelSlots = 1024
 	wheelTick  = 100 // milliseconds of a slot: the wheel's way round is 102 s
@@ -32,7 +33,7 @@ type shard struct {
 // chunk is memory for some flows.
 type chunk struct {
 	flows  [chunkSize]Flow
-	used   uint32 // a bit for each
+	used   uint64 // a bit for each
 	listed bool   // in shard.open
 }
 
@@ -94,9 +95,9 @@ func (s *shard) allocate() uint32 {
 	}
 	at := s.open[len(s.open)-1]
 	c := s.chunks[at]
-	place := uint32(bits.TrailingZeros32(^c.used))
+	place := uint32(bits.TrailingZeros64(^c.used))
 	c.used |= 1 << place
-	if c.used == ^uint32(0) {
+	if c.used == chunkFull {
 		c.listed = false
 		s.open = s.open[:len(s.open)-1]
 	}
@@ -175,7 +176,7 @@ func (s *shard) each(f func(*Flow)) {
 			continue
 		}
 		for used := c.used; used != 0; used &= used - 1 {
-			f(&c.flows[bits.TrailingZeros32(used)])
+			f(&c.flows[bits.TrailingZeros64(used)])
 		}
 	}
 }
