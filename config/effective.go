@@ -139,8 +139,21 @@ func (p Policy) node() *yaml.Node {
 		pair{"half_close", span(p.HalfClose)},
 		pair{"fin_wait2", span(p.FinWait2)},
 		pair{"time_wait", p.TimeWait.node()},
+		pair{"fin_wait1", span(p.FinWait1)},
+		pair{"closing", span(p.Closing)},
+		pair{"last_ack", span(p.LastAck)},
+		pair{"close_wait", span(p.CloseWait)},
+		pair{"zero_window", span(p.ZeroWindow)},
+		pair{"linger", p.lingerNode()},
 		pair{"congestion", word(p.Congestion)},
 	)
+}
+
+func (p Policy) lingerNode() *yaml.Node {
+	if p.AbortiveClose {
+		return span(0)
+	}
+	return span(p.Linger)
 }
 
 func (k Keepalive) node() *yaml.Node {
@@ -182,6 +195,7 @@ func (s Service) node() *yaml.Node {
 		{"listen", sequence(yaml.FlowStyle, words(s.Listen)...)},
 		{"policy", word(s.Policy)},
 		{"max_conns", number(s.MaxConns)},
+		{"ledger", number(max(s.Ledger, 0))},
 	}
 	if s.Type == "proxy" {
 		pairs = append(pairs,

@@ -8,7 +8,7 @@ import (
 const (
 	maxName       = 63
 	maxRetries    = 255 // tcp(7), tcp_retries2; with exponential backoff 15 take 20 minutes already
-	maxSynRetries = 127 // tcp(7), TCP_SYNCNT
+	maxSynRetries = 6   // given up after 127 s, which is when gVisor does; Linux's default (net.ipv4.tcp_syn_retries)
 	maxProbes     = 255
 	maxRTO        = 10 * time.Minute
 	maxTimeWait   = time.Hour
@@ -66,6 +66,12 @@ func (p *parser) policy(v value, base Policy) policyDraft {
 		field{"half_close", func(v value) { v.durationOrOff(&d.HalfClose) }},
 		field{"fin_wait2", func(v value) { v.durationOrOff(&d.FinWait2) }},
 		field{"time_wait", func(v value) { v.timeWait(&d.TimeWait) }},
+		field{"fin_wait1", func(v value) { v.durationOrOff(&d.FinWait1) }},
+		field{"closing", func(v value) { v.durationOrOff(&d.Closing) }},
+		field{"last_ack", func(v value) { v.durationOrOff(&d.LastAck) }},
+		field{"close_wait", func(v value) { v.durationOrOff(&d.CloseWait) }},
+		field{"zero_window", func(v value) { v.durationOrOff(&d.ZeroWindow) }},
+		field{"linger", func(v value) { v.linger(&d.Policy) }},
 		field{"congestion", func(v value) { v.oneOf(&d.Congestion, "cubic", "reno") }},
 	)
 	p.doubtUserTimeout(v, d)
@@ -82,6 +88,11 @@ func (p *parser) doubtUserTimeout(v value, d policyDraft) {
 		}
 	}
 	total := d.Keepalive.Total()
+	if d.UserTimeout > 0 && d.Keepalive.Enabled() && d.UserTimeout <= d.Keepalive.Interval {
+		at.failf("user_timeout %s is not above the keepalive interval %s: a peer would be given up before it can answer one probe",
+			formatDuration(d.UserTimeout), formatDuration(d.Keepalive.Interval))
+		return
+	}
 	if d.UserTimeout > 0 && total > 0 && d.UserTimeout < total {
 		p.warn(at.namePos(), at.path, "user_timeout "+formatDuration(d.UserTimeout)+" is less than the "+formatDuration(total)+
 			" of keepalive (idle + interval * probes): with data outstanding, a peer is given up before the last probe")
@@ -118,6 +129,21 @@ func (v value) keepalive(k *Keepalive) {
 	}
 }
 
+// linger decodes SO_LINGER's three meanings.
+func (v value) linger(d *Policy) {
+	d.AbortiveClose = false
+	if v.off() {
+		d.Linger = Off
+		return
+	}
+	before := len(v.p.errs)
+	v.duration(&d.Linger, 0, day)
+	if d.Linger == 0 && len(v.p.errs) == before {
+		d.Linger, d.AbortiveClose = Off, true
+		v.p.warn(v.pos(), v.path, "0s resets a connection that we end (idle_timeout, drain, conn kill): data under way is lost, and the peer's application sees an error")
+	}
+}
+
 func (v value) retransmit(r *Retransmit) {
 	before := len(v.p.errs)
 	found := v.mapping(
@@ -127,9 +153,6 @@ func (v value) retransmit(r *Retransmit) {
 		field{"syn_retries", func(v value) { v.integer(&r.SynRetries, 1, maxSynRetries) }},
 		field{"loss_detection", func(v value) { v.oneOf(&r.LossDetection, "sack", "rack") }},
 	)
-	if syn, set := found["syn_retries"]; set && r.SynRetries != DefaultPolicy().Retransmit.SynRetries {
-		v.p.warn(syn.pos(), syn.path, "has no effect in this version: a SYN is repeated until connect_timeout of the service")
-	}
 	at, set := found["min_rto"]
 	if !set {
 		at, set = found["max_rto"]
@@ -172,13 +195,7 @@ func (v value) timeWait(t *TimeWait) {
 		duration = Off
 	}
 	t.Duration = duration
-	if reuse, set := found["reuse"]; set && t.Reuse == "never" {
-		v.p.warn(reuse.pos(), reuse.path, "never has no effect in this version: a newer SYN may take the ports over")
-	}
-	if most, set := found["max"]; set && t.Max != DefaultPolicy().TimeWait.Max {
-		v.p.warn(most.pos(), most.path, "has no effect in this version: there are as many entries as ports")
-	}
 	if _, set := found["duration"]; set && duration < defaultTimeWait {
-		v.p.warn(at.pos(), at.path, "less than "+formatDuration(defaultTimeWait)+": a peer that repeats its last FIN later gets RST, and old segments may still be under way")
+		v.p.warn(at.pos(), at.path, "less than "+formatDuration(defaultTimeWait)+": a peer that repeats its last FIN later gets RST, and old segments may still be under way; clients behind one NAT use the same ports again soon, and theirs may enter a new connection")
 	}
 }

@@ -14,6 +14,8 @@ var (
 
 const (
 	maxConns          = 1 << 24
+	maxLedger         = 1 << 20
+	defaultLedger     = 1024
 	maxConnectRetries = 255
 )
 
@@ -52,7 +54,7 @@ func (p *parser) services(v value, net *network, policies map[string]Policy) []S
 
 // service decodes one service by itself.
 func (p *parser) service(v value, net *network) serviceDraft {
-	d := serviceDraft{Service: Service{Name: v.name.Value, Policy: defaultName, IdleTimeout: Off, Pos: v.namePos()}}
+	d := serviceDraft{Service: Service{Name: v.name.Value, Policy: defaultName, Ledger: defaultLedger, IdleTimeout: Off, Pos: v.namePos()}}
 	v.checkName("service")
 	proxy := proxyDefaults()
 	d.found = v.mapping(
@@ -60,6 +62,7 @@ func (p *parser) service(v value, net *network) serviceDraft {
 		field{"listen", func(v value) { d.listen(v, net) }},
 		field{"policy", func(v value) { d.policy(v) }},
 		field{"max_conns", func(v value) { v.integer(&d.MaxConns, 0, maxConns) }},
+		field{"ledger", func(v value) { v.ledger(&d.Ledger) }},
 		field{"backends", func(v value) { d.decodeBackends(v) }},
 		field{"balance", func(v value) { v.oneOf(&proxy.Balance, "roundrobin") }},
 		field{"connect_timeout", func(v value) { v.duration(&proxy.ConnectTimeout, shortest, day) }},
@@ -100,7 +103,7 @@ func (d *serviceDraft) checkKeys(v value) {
 	}
 	for _, key := range proxyKeys {
 		if extra, ok := d.found[key]; ok {
-			v.p.fail(extra.namePos(), extra.path, "only type proxy takes this key; "+d.Name+" is of type "+d.Type, "type, listen, policy, max_conns")
+			v.p.fail(extra.namePos(), extra.path, "only type proxy takes this key; "+d.Name+" is of type "+d.Type, "type, listen, policy, max_conns, ledger")
 		}
 	}
 }
@@ -132,12 +135,16 @@ func (p *parser) checkPolicy(d serviceDraft, policies map[string]Policy) {
 		at.fail(message, list(names))
 		return
 	}
-	standard := policies[defaultName]
-	if policy.Retransmit != standard.Retransmit || policy.TimeWait != standard.TimeWait {
-		p.warn(at.pos(), at.path, "this version applies retransmit and time_wait of policy default to every service; those of policy "+policy.Name+" have no effect")
-	}
 	if d.Type == "proxy" && !policy.Keepalive.Enabled() && d.IdleTimeout < 0 {
 		p.warn(d.Pos, join("services", d.Name), "policy "+policy.Name+" has no keepalive and the service no idle_timeout: a client that vanishes is never noticed")
+	}
+}
+
+// ledger decodes how many ended connections are remembered.
+func (v value) ledger(dst *int) {
+	v.integer(dst, 0, maxLedger)
+	if *dst == 0 {
+		*dst = -1
 	}
 }
 
