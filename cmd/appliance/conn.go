@@ -18,8 +18,7 @@ func connCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "conn",
 		Usage: "look into one connection, or end it",
-		Description: "The ID is the first column of `appliance conns`. It may stand before or\n" +
-			"after the flags.",
+		Description: "The ID is the first column of `appliance conns`.",
 		Action: noCommand,
 		Subcommands: []*cli.Command{
 			{

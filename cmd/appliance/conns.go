@@ -21,7 +21,7 @@ func connsCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "conns",
 		Usage:     "list the connections of the running appliance, in the manner of ss -tni",
-		ArgsUsage: "[FILTER]",
+		ArgsUsage: "[FILTER...]",
 		Description: "A proxied connection has two sides, each with its own TCP state. The lines\n" +
 			"under it show both: client -> ours, ours -> backend, with TCP's own figures.\n\n" +
 			"FILTER is made of words, as with ss; either side may match:\n\n" +

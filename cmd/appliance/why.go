@@ -63,7 +63,7 @@ func walkText(steps []tcpinfo.Step) string {
 	for i, s := range steps {
 		parts[i] = s.State
 		if i > 0 {
-			parts[i] = fmt.Sprintf("%s (after %s)", s.State, span(s.After))
+			parts[i] = fmt.Sprintf("%s (after %s)", s.State, moment(s.After))
 		}
 	}
 	return strings.Join(parts, " -> ")
@@ -105,7 +105,7 @@ func endLines(who string, l services.Life, end *services.EndedSide) []string {
 	}
 	switch {
 	case l.FinAcked:
-		add("our FIN was acknowledged after %s%s", span(l.FinAckedIn), again)
+		add("our FIN was acknowledged after %s%s", moment(l.FinAckedIn), again)
 	case l.FinSent:
 		add("our FIN was not acknowledged%s", again)
 	}
@@ -115,7 +115,11 @@ func endLines(who string, l services.Life, end *services.EndedSide) []string {
 	case l.PeerFin:
 		add("its FIN came and was acknowledged")
 	case l.FinSent:
-		add("its FIN never came")
+		if end == nil {
+			add("its FIN has not come yet")
+		} else {
+			add("its FIN never came")
+		}
 	}
 	if l.RstReceived {
 		add("it sent RST")
@@ -142,6 +146,14 @@ func endLines(who string, l services.Life, end *services.EndedSide) []string {
 		add("%s that claimed to be from it were refused (old timestamps, impossible acknowledgements)", count(l.Guarded, "segment"))
 	}
 	return lines
+}
+
+// moment is a time that is known to the millisecond.
+func moment(d time.Duration) string {
+	if d < time.Millisecond {
+		return "less than 1ms"
+	}
+	return span(d)
 }
 
 // tellTimers tells which timers run.
