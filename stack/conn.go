@@ -85,10 +85,19 @@ func (c *Conn) Established() error {
 	case tcp.StateError:
 		return c.death(nil)
 	case tcp.StateClose:
-		return syscall.ECONNABORTED
+		return c.closedBy()
 	}
 	c.armPolicy()
 	return nil
+}
+
+// closedBy tells of a connection that gVisor has closed without an error: it
+// does so with a reset in CLOSE-WAIT and beyond.
+func (c *Conn) closedBy() error {
+	if life := c.Life(); life.RstReceived && !life.FinAcked {
+		return syscall.ECONNRESET
+	}
+	return syscall.ECONNABORTED
 }
 
 // armPolicy applies after the handshake of a dialled connection what gVisor

@@ -1,8 +1,10 @@
 package stack
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -23,6 +25,9 @@ func (s *Stack) Dial(remote netip.AddrPort, policy string) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", remote, err)
 	}
+	if err := s.mayDial(remote.Addr()); err != nil {
+		return nil, fmt.Errorf("dial %s: %w", remote, err)
+	}
 	for range dialTries {
 		c, err := s.dial(remote, p)
 		if err != nil {
@@ -38,6 +43,29 @@ func (s *Stack) Dial(remote netip.AddrPort, policy string) (*Conn, error) {
 		c.ep.Abort()
 	}
 	return nil, fmt.Errorf("dial %s: all of %d ports tried are in TIME-WAIT toward it: %w", remote, dialTries, syscall.EADDRNOTAVAIL)
+}
+
+// errGroup is the answer to a dial of what is no single host (RFC 9293, 3.9.2.3).
+var errGroup = errors.New("it is the address of no single host")
+
+// mayDial refuses multicast and broadcast addresses, those of our subnets too.
+func (s *Stack) mayDial(to netip.Addr) error {
+	if to.IsMulticast() || to.IsUnspecified() || to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || slices.Contains(s.broadcasts, to) {
+		return errGroup
+	}
+	return nil
+}
+
+// broadcastOf is a subnet's broadcast address, or none.
+func broadcastOf(p netip.Prefix) (netip.Addr, bool) {
+	if !p.Addr().Is4() || p.Bits() >= 31 {
+		return netip.Addr{}, false
+	}
+	b := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return netip.AddrFrom4(b), true
 }
 
 // dial makes one try.

@@ -34,6 +34,12 @@ const (
 // hand makes a peer at a port of its own address, which talks to one of the box.
 func (r *rig) hand(t *testing.T, port uint16, to netip.AddrPort) *hand {
 	t.Helper()
+	// Segments as they are on a wire: cut, and with whole checksums.
+	for _, h := range []*lab.Host{r.box, r.peer} {
+		if err := h.Offload("eth0", false); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s := r.stranger(t, labtest.Raw(t, r.peer, "eth0"), "10.9.0.77")
 	return &hand{T: t, s: s, from: netip.AddrPortFrom(s.addr, port), to: to, iss: handISS, tsVal: handTS, win: 65535}
 }
@@ -134,16 +140,23 @@ func (h *hand) hearACK(seq, ack uint32) {
 	}
 }
 
+// listen waits for a segment of the box, if one comes.
+func (h *hand) listen(match func(lab.Segment) bool, wait time.Duration) (lab.Segment, bool) {
+	h.Helper()
+	ctx, cancel := context.WithTimeout(h.Context(), wait)
+	defer cancel()
+	s, err := h.s.raw.RecvSegment(ctx, func(s lab.Segment) bool { return h.ours(s) && match(s) })
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		h.Fatal(err)
+	}
+	return s, err == nil
+}
+
 // silent checks that the box says nothing that matches.
 func (h *hand) silent(what string, match func(lab.Segment) bool) {
 	h.Helper()
-	ctx, cancel := context.WithTimeout(h.Context(), 300*time.Millisecond)
-	defer cancel()
-	s, err := h.s.raw.RecvSegment(ctx, func(s lab.Segment) bool { return h.ours(s) && match(s) })
-	if err == nil {
+	if s, came := h.listen(match, 300*time.Millisecond); came {
 		h.Errorf("%s: %v", what, s)
-	} else if !errors.Is(err, context.DeadlineExceeded) {
-		h.Fatal(err)
 	}
 }
 

@@ -44,8 +44,10 @@ type Stack struct {
 	gate     *Gate
 	flows    *flow.Table // nil without one
 	fields   *fields
-	nextID   atomic.Uint64
-	routers  *routers
+	// broadcasts are the broadcast addresses of our subnets.
+	broadcasts []netip.Addr
+	nextID     atomic.Uint64
+	routers    *routers
 
 	mu     sync.Mutex // guards closed
 	closed bool
@@ -78,6 +80,13 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		names:    make(map[string]tcpip.NICID),
 		gate:     o.Gate,
 		flows:    o.Flows,
+	}
+	for _, l := range o.Links {
+		for _, p := range l.Interface.Addresses {
+			if b, ok := broadcastOf(p); ok {
+				s.broadcasts = append(s.broadcasts, b)
+			}
+		}
 	}
 	var err error
 	if s.fields, err = findFields(); err != nil {

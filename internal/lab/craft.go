@@ -16,7 +16,8 @@ type Craft struct {
 	Urgent         uint16
 	Options        []byte // padded to a multiple of four with zeros
 	Payload        []byte
-	BadSum         bool // the checksum is wrong
+	BadSum         bool   // the checksum is wrong
+	IPOptions      []byte // of IPv4, a multiple of four
 }
 
 // Frame is the whole Ethernet frame.
@@ -27,7 +28,13 @@ func (c Craft) Frame() []byte {
 // packet is the IP packet.
 func (c Craft) packet() []byte {
 	tcp := c.tcp()
-	p := ipHeader(c.Src.Addr(), c.Dst.Addr(), 6, len(tcp))
+	p := ipHeader(c.Src.Addr(), c.Dst.Addr(), 6, len(c.IPOptions)+len(tcp))
+	if len(c.IPOptions) > 0 {
+		p[0] += byte(len(c.IPOptions) / 4)
+		p = append(p, c.IPOptions...)
+		p[10], p[11] = 0, 0
+		binary.BigEndian.PutUint16(p[10:], ^sum16(p, 0))
+	}
 	binary.BigEndian.PutUint16(tcp[16:], ^sum16(tcp, pseudoSum(c.Src.Addr(), c.Dst.Addr(), 6, len(tcp))))
 	if c.BadSum {
 		tcp[17] ^= 1
@@ -49,6 +56,13 @@ func (c Craft) tcp() []byte {
 	binary.BigEndian.PutUint16(b[14:], c.Win)
 	binary.BigEndian.PutUint16(b[18:], c.Urgent)
 	return append(append(b, options...), c.Payload...)
+}
+
+// ICMP4 is an ICMP error of any type and code about this segment, from a router.
+func (c Craft) ICMP4(router netip.Addr, kind, code byte) []byte {
+	b := append([]byte{kind, code, 0, 0, 0, 0, 0, 0}, c.packet()[:28]...)
+	binary.BigEndian.PutUint16(b[2:], ^sum16(b, 0))
+	return ether(c.DstMAC, c.SrcMAC, append(ipHeader(router, c.Src.Addr(), 1, len(b)), b...), router)
 }
 
 // Unreachable is an ICMP error about this segment, from a router: IPv4's type 3

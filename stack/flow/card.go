@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"encoding/binary"
 	"sync/atomic"
 
 	"github.com/lastack/lastack/netif/frame"
@@ -76,6 +77,11 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 		sh.mu.Unlock()
 		return frame.Pass // the card's own check counts it
 	}
+	if fl == nil && !s.key.sane() {
+		sh.mu.Unlock()
+		t.Count.BadSource.Add(1) // RFC 9293, 3.9.2.3: silently discarded
+		return frame.Drop
+	}
 	if fl == nil {
 		t.greet(c, sh, f, &s, h, now)
 		sh.mu.Unlock()
@@ -89,7 +95,7 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 	if full >= 0 {
 		t.evict(full)
 	}
-	if t.probes.n.Load() > 0 && verdict != frame.Drop {
+	if t.probes.n.Load() > 0 && verdict == frame.Pass {
 		t.probes.answered(&s, now)
 	}
 	if verdict == frame.Reply {
@@ -159,6 +165,9 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 		a, v = t.inTimeWait(c, sh, f, slot, fr, s, now)
 		return a, v, full
 	case SynSent, SynReceived:
+		if f.crosses(s) {
+			straighten(fr, s)
+		}
 		f.receivedEarly(s, now)
 		if f.state == before {
 			return a, frame.Pass, full
@@ -206,6 +215,30 @@ func (t *Table) moved(sh *shard, f *Flow, slot uint32) (full int) {
 func (t *Table) again(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame, s *segment, now instant) {
 	t.forget(sh, f, slot)
 	t.greet(c, sh, fr, s, uint32(s.key.hash(t.seed)), now)
+}
+
+// crosses reports whether a segment is the SYN-ACK of a peer whose SYN has
+// crossed ours: its ACK completes the connection (RFC 9293, 3.5, figure 8).
+func (f *Flow) crosses(s *segment) bool {
+	return f.state == SynReceived && f.has(dialled) && s.is(syn|ack|rst|fin, syn|ack) && s.seq == f.irs && s.ack == f.iss+1
+}
+
+// straighten makes an ACK of a SYN-ACK whose SYN is known already: gVisor takes
+// no other, and would answer each of the peer's with an ACK.
+func straighten(fr *frame.Frame, s *segment) {
+	l, ok := frame.Parse(fr.Net)
+	if !ok {
+		return
+	}
+	tcp := fr.Net[l.Transport:l.End]
+	s.flags &^= syn
+	s.seq++
+	tcp[13] = s.flags
+	binary.BigEndian.PutUint32(tcp[4:], s.seq)
+	if fr.Meta.Flags&frame.NeedsCsum == 0 {
+		binary.BigEndian.PutUint16(tcp[16:], 0)
+		binary.BigEndian.PutUint16(tcp[16:], l.TransportSum(fr.Net))
+	}
 }
 
 // receivedEarly notes a segment during the handshake, on which gVisor decides.
@@ -282,7 +315,7 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 	switch {
 	case f.state == TimeWait && opening:
 		if !t.mayRedial(f, now) {
-			return full, frame.Drop
+			return full, frame.Consume // Dial asks MayDial, and takes another port
 		}
 		t.Count.Reused.Add(1)
 		fallthrough
@@ -291,7 +324,7 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 		f, slot = t.create(sh, &s.key, uint32(s.key.hash(t.seed)), now)
 	case f.state == TimeWait:
 		if s.flags&rst != 0 {
-			return full, frame.Drop // RFC 1337: nothing ends it early
+			return full, frame.Consume // RFC 1337: nothing ends it early
 		}
 		return full, frame.Pass
 	}

@@ -8,8 +8,8 @@ import "github.com/lastack/lastack/netif/frame"
 func (t *Table) inTimeWait(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame, s *segment, now instant) (a answer, v frame.Verdict) {
 	switch {
 	case s.flags&rst != 0:
-		t.Count.TimeWaitRST.Add(1) // RFC 1337, 3: fix F1
-		return a, frame.Drop
+		t.Count.TimeWaitRST.Add(1) // RFC 1337, 3: fix F1. Consumed, not dropped: it was heard
+		return a, frame.Consume
 	case s.is(syn|ack|fin, syn):
 		if t.mayReopen(f, s) {
 			t.Count.Reused.Add(1)
@@ -17,7 +17,7 @@ func (t *Table) inTimeWait(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.F
 			return a, frame.Pass
 		}
 	case s.flags&ack == 0:
-		return a, frame.Drop
+		return a, frame.Consume
 	case s.flags&fin != 0 && s.end() == f.peerFin+1:
 		// Our last ACK was lost: "acknowledge it, and restart the 2 MSL timeout".
 		f.progress = now.ms
@@ -27,10 +27,10 @@ func (t *Table) inTimeWait(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.F
 			f.peerFinAgain++
 		}
 	case s.length() == 0 && s.seq == f.rcvNxt:
-		return a, frame.Drop // nothing in it that wants an answer
+		return a, frame.Consume // nothing in it that wants an answer
 	}
 	if !f.mayChallenge(now) {
-		return a, frame.Drop
+		return a, frame.Consume
 	}
 	t.Count.TimeWaitACK.Add(1)
 	return f.answer(now), frame.Reply
