@@ -140,6 +140,12 @@ func (p Policy) node() *yaml.Node {
 		pair{"fin_wait2", span(p.FinWait2)},
 		pair{"time_wait", p.TimeWait.node()},
 		pair{"congestion", word(p.Congestion)},
+		pair{"fin_wait1", span(p.FinWait1)},
+		pair{"closing", span(p.Closing)},
+		pair{"last_ack", span(p.LastAck)},
+		pair{"close_wait", span(p.CloseWait)},
+		pair{"zero_window", span(p.ZeroWindow)},
+		pair{"linger", span(p.Linger)},
 	)
 }
 
@@ -182,6 +188,10 @@ func (s Service) node() *yaml.Node {
 		{"listen", sequence(yaml.FlowStyle, words(s.Listen)...)},
 		{"policy", word(s.Policy)},
 		{"max_conns", number(s.MaxConns)},
+		{"ledger", number(max(s.Ledger, 0))},
+	}
+	if s.Heartbeat.Enabled() {
+		pairs = append(pairs, pair{"heartbeat", s.Heartbeat.node()})
 	}
 	if s.Type == "proxy" {
 		pairs = append(pairs,

@@ -80,7 +80,7 @@ func TestDesignSampleIsReadWhole(t *testing.T) {
 	}})
 	equal(t, "services", c.Services, []config.Service{
 		{
-			Name: "web", Type: "proxy", Policy: "default", Balance: "roundrobin", Forwarding: "auto",
+			Name: "web", Type: "proxy", Policy: "default", Balance: "roundrobin", Forwarding: "auto", Ledger: config.DefaultLedger,
 			Listen: []config.Listen{{
 				Interface: "wan0", Port: 443, Pos: config.Pos{Line: 15, Column: 13},
 				Addrs: []netip.AddrPort{addrPort("192.0.2.10:443"), addrPort("[2001:db8::10]:443")},
@@ -90,7 +90,7 @@ func TestDesignSampleIsReadWhole(t *testing.T) {
 			Pos: config.Pos{Line: 13, Column: 3},
 		},
 		{
-			Name: "echo", Type: "echo", Policy: "default", IdleTimeout: config.Off,
+			Name: "echo", Type: "echo", Policy: "default", Ledger: config.DefaultLedger, IdleTimeout: config.Off,
 			Listen: []config.Listen{{
 				Interface: "lan0", Port: 7, Pos: config.Pos{Line: 18, Column: 30},
 				Addrs: []netip.AddrPort{addrPort("10.0.0.1:7")},

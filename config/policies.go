@@ -58,6 +58,7 @@ func (d policyDraft) finished() Policy {
 func (p *parser) policy(v value, base Policy) policyDraft {
 	d := policyDraft{Policy: base}
 	d.Name, d.Pos = v.name.Value, v.namePos()
+	before := len(p.errs)
 	v.checkName("policy")
 	d.found = v.mapping(
 		field{"keepalive", func(v value) { v.keepalive(&d.Keepalive) }},
@@ -67,25 +68,17 @@ func (p *parser) policy(v value, base Policy) policyDraft {
 		field{"fin_wait2", func(v value) { v.durationOrOff(&d.FinWait2) }},
 		field{"time_wait", func(v value) { v.timeWait(&d.TimeWait) }},
 		field{"congestion", func(v value) { v.oneOf(&d.Congestion, "cubic", "reno") }},
+		field{"fin_wait1", func(v value) { v.durationOrOff(&d.FinWait1) }},
+		field{"closing", func(v value) { v.durationOrOff(&d.Closing) }},
+		field{"last_ack", func(v value) { v.durationOrOff(&d.LastAck) }},
+		field{"close_wait", func(v value) { v.durationOrOff(&d.CloseWait) }},
+		field{"zero_window", func(v value) { v.durationOrOff(&d.ZeroWindow) }},
+		field{"linger", func(v value) { v.linger(&d.Linger) }},
 	)
-	p.doubtUserTimeout(v, d)
+	if len(p.errs) == before {
+		p.judgeTimes(v, d)
+	}
 	return d
-}
-
-// doubtUserTimeout warns where the user timeout ends the probing early.
-func (p *parser) doubtUserTimeout(v value, d policyDraft) {
-	at, set := d.found["user_timeout"]
-	if !set {
-		at = v
-		if _, set = d.found["keepalive"]; !set {
-			return // inherited as it is: said where it was written
-		}
-	}
-	total := d.Keepalive.Total()
-	if d.UserTimeout > 0 && total > 0 && d.UserTimeout < total {
-		p.warn(at.namePos(), at.path, "user_timeout "+formatDuration(d.UserTimeout)+" is less than the "+formatDuration(total)+
-			" of keepalive (idle + interval * probes): with data outstanding, a peer is given up before the last probe")
-	}
 }
 
 // checkName reports a name that would be hard to type or to log.
@@ -127,9 +120,6 @@ func (v value) retransmit(r *Retransmit) {
 		field{"syn_retries", func(v value) { v.integer(&r.SynRetries, 1, maxSynRetries) }},
 		field{"loss_detection", func(v value) { v.oneOf(&r.LossDetection, "sack", "rack") }},
 	)
-	if syn, set := found["syn_retries"]; set && r.SynRetries != DefaultPolicy().Retransmit.SynRetries {
-		v.p.warn(syn.pos(), syn.path, "has no effect in this version: a SYN is repeated until connect_timeout of the service")
-	}
 	at, set := found["min_rto"]
 	if !set {
 		at, set = found["max_rto"]
@@ -172,13 +162,5 @@ func (v value) timeWait(t *TimeWait) {
 		duration = Off
 	}
 	t.Duration = duration
-	if reuse, set := found["reuse"]; set && t.Reuse == "never" {
-		v.p.warn(reuse.pos(), reuse.path, "never has no effect in this version: a newer SYN may take the ports over")
-	}
-	if most, set := found["max"]; set && t.Max != DefaultPolicy().TimeWait.Max {
-		v.p.warn(most.pos(), most.path, "has no effect in this version: there are as many entries as ports")
-	}
-	if _, set := found["duration"]; set && duration < defaultTimeWait {
-		v.p.warn(at.pos(), at.path, "less than "+formatDuration(defaultTimeWait)+": a peer that repeats its last FIN later gets RST, and old segments may still be under way")
-	}
+	v.doubtTimeWait(*t, found)
 }

@@ -15,6 +15,7 @@ var (
 const (
 	maxConns          = 1 << 24
 	maxConnectRetries = 255
+	maxLedger         = 100000 // some 100 MB of records
 )
 
 // serviceDraft is a service with the places that later checks refer to.
@@ -52,7 +53,7 @@ func (p *parser) services(v value, net *network, policies map[string]Policy) []S
 
 // service decodes one service by itself.
 func (p *parser) service(v value, net *network) serviceDraft {
-	d := serviceDraft{Service: Service{Name: v.name.Value, Policy: defaultName, IdleTimeout: Off, Pos: v.namePos()}}
+	d := serviceDraft{Service: Service{Name: v.name.Value, Policy: defaultName, IdleTimeout: Off, Ledger: DefaultLedger, Pos: v.namePos()}}
 	v.checkName("service")
 	proxy := proxyDefaults()
 	d.found = v.mapping(
@@ -60,6 +61,8 @@ func (p *parser) service(v value, net *network) serviceDraft {
 		field{"listen", func(v value) { d.listen(v, net) }},
 		field{"policy", func(v value) { d.policy(v) }},
 		field{"max_conns", func(v value) { v.integer(&d.MaxConns, 0, maxConns) }},
+		field{"ledger", func(v value) { v.ledger(&d.Ledger) }},
+		field{"heartbeat", func(v value) { v.heartbeat(&d.Heartbeat) }},
 		field{"backends", func(v value) { d.decodeBackends(v) }},
 		field{"balance", func(v value) { v.oneOf(&proxy.Balance, "roundrobin") }},
 		field{"connect_timeout", func(v value) { v.duration(&proxy.ConnectTimeout, shortest, day) }},
@@ -72,6 +75,7 @@ func (p *parser) service(v value, net *network) serviceDraft {
 		d.Balance, d.ConnectTimeout, d.ConnectRetries = proxy.Balance, proxy.ConnectTimeout, proxy.ConnectRetries
 		d.IdleTimeout, d.Forwarding = proxy.IdleTimeout, proxy.Forwarding
 	}
+	p.checkHeartbeat(&d)
 	return d
 }
 
@@ -100,7 +104,7 @@ func (d *serviceDraft) checkKeys(v value) {
 	}
 	for _, key := range proxyKeys {
 		if extra, ok := d.found[key]; ok {
-			v.p.fail(extra.namePos(), extra.path, "only type proxy takes this key; "+d.Name+" is of type "+d.Type, "type, listen, policy, max_conns")
+			v.p.fail(extra.namePos(), extra.path, "only type proxy takes this key; "+d.Name+" is of type "+d.Type, "type, listen, policy, max_conns, ledger, heartbeat")
 		}
 	}
 }
@@ -132,12 +136,18 @@ func (p *parser) checkPolicy(d serviceDraft, policies map[string]Policy) {
 		at.fail(message, list(names))
 		return
 	}
-	standard := policies[defaultName]
-	if policy.Retransmit != standard.Retransmit || policy.TimeWait != standard.TimeWait {
-		p.warn(at.pos(), at.path, "this version applies retransmit and time_wait of policy default to every service; those of policy "+policy.Name+" have no effect")
-	}
-	if d.Type == "proxy" && !policy.Keepalive.Enabled() && d.IdleTimeout < 0 {
+	if d.Type == "proxy" && !policy.Keepalive.Enabled() && d.IdleTimeout < 0 && !d.Heartbeat.Asks("client") {
 		p.warn(d.Pos, join("services", d.Name), "policy "+policy.Name+" has no keepalive and the service no idle_timeout: a client that vanishes is never noticed")
+	}
+}
+
+// ledger decodes how many ended connections are remembered; the file's 0 is
+// none, which a Service holds as a negative number.
+func (v value) ledger(dst *int) {
+	n := max(*dst, 0)
+	v.integer(&n, 0, maxLedger)
+	if *dst = n; n == 0 {
+		*dst = -1
 	}
 }
 
