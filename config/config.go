@@ -46,7 +46,7 @@ type Service struct {
 	Listen         []Listen // at least one
 	Policy         string   // a key of Config.Policies
 	MaxConns       int      // connections at once; 0 = no limit
-	Ledger         int      // ended connections that are remembered; 0 = DefaultLedger, negative = none
+	Ledger         int      // ended connections that are remembered; 0 = 1024, negative = none
 	Heartbeat      Heartbeat
 	Backends       []netip.AddrPort
 	Balance        string        // proxy: "roundrobin"
@@ -56,10 +56,6 @@ type Service struct {
 	Forwarding     string        // proxy: "auto" or "relay"; auto means relay in this version
 	Pos            Pos
 }
-
-// DefaultLedger is how many ended connections a service remembers: some
-// hundred KB, and minutes of a busy one.
-const DefaultLedger = 1024
 
 // Listen is one place a Service accepts connections. Interface and Addr are
 // resolved to Addrs, the concrete addresses, when the file is checked.

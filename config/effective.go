@@ -139,14 +139,21 @@ func (p Policy) node() *yaml.Node {
 		pair{"half_close", span(p.HalfClose)},
 		pair{"fin_wait2", span(p.FinWait2)},
 		pair{"time_wait", p.TimeWait.node()},
-		pair{"congestion", word(p.Congestion)},
 		pair{"fin_wait1", span(p.FinWait1)},
 		pair{"closing", span(p.Closing)},
 		pair{"last_ack", span(p.LastAck)},
 		pair{"close_wait", span(p.CloseWait)},
 		pair{"zero_window", span(p.ZeroWindow)},
-		pair{"linger", span(p.Linger)},
+		pair{"linger", p.lingerNode()},
+		pair{"congestion", word(p.Congestion)},
 	)
+}
+
+func (p Policy) lingerNode() *yaml.Node {
+	if p.AbortiveClose {
+		return span(0)
+	}
+	return span(p.Linger)
 }
 
 func (k Keepalive) node() *yaml.Node {

@@ -80,17 +80,17 @@ func TestDesignSampleIsReadWhole(t *testing.T) {
 	}})
 	equal(t, "services", c.Services, []config.Service{
 		{
-			Name: "web", Type: "proxy", Policy: "default", Balance: "roundrobin", Forwarding: "auto", Ledger: config.DefaultLedger,
+			Name: "web", Type: "proxy", Policy: "default", Balance: "roundrobin", Forwarding: "auto",
 			Listen: []config.Listen{{
 				Interface: "wan0", Port: 443, Pos: config.Pos{Line: 15, Column: 13},
 				Addrs: []netip.AddrPort{addrPort("192.0.2.10:443"), addrPort("[2001:db8::10]:443")},
 			}},
 			Backends:       []netip.AddrPort{addrPort("10.0.0.21:443"), addrPort("10.0.0.22:443")},
-			ConnectTimeout: 5 * time.Second, ConnectRetries: 3, IdleTimeout: config.Off,
+			ConnectTimeout: 5 * time.Second, ConnectRetries: 3, Ledger: 1024, IdleTimeout: config.Off,
 			Pos: config.Pos{Line: 13, Column: 3},
 		},
 		{
-			Name: "echo", Type: "echo", Policy: "default", Ledger: config.DefaultLedger, IdleTimeout: config.Off,
+			Name: "echo", Type: "echo", Policy: "default", Ledger: 1024, IdleTimeout: config.Off,
 			Listen: []config.Listen{{
 				Interface: "lan0", Port: 7, Pos: config.Pos{Line: 18, Column: 30},
 				Addrs: []netip.AddrPort{addrPort("10.0.0.1:7")},

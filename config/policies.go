@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -8,11 +9,12 @@ import (
 const (
 	maxName       = 63
 	maxRetries    = 255 // tcp(7), tcp_retries2; with exponential backoff 15 take 20 minutes already
-	maxSynRetries = 127 // tcp(7), TCP_SYNCNT
+	maxSynRetries = 6   // given up after 127 s, which is when gVisor does; Linux's default (net.ipv4.tcp_syn_retries)
 	maxProbes     = 255
 	maxRTO        = 10 * time.Minute
 	maxTimeWait   = time.Hour
 	maxTimeWaits  = 1 << 24 // 4 GiB of flows
+	manyTimeWaits = 1 << 20 // from where on memory is worth a word: 256 MB
 )
 
 // policyDraft is a policy while its inheritance is still open: a user timeout
@@ -67,18 +69,40 @@ func (p *parser) policy(v value, base Policy) policyDraft {
 		field{"half_close", func(v value) { v.durationOrOff(&d.HalfClose) }},
 		field{"fin_wait2", func(v value) { v.durationOrOff(&d.FinWait2) }},
 		field{"time_wait", func(v value) { v.timeWait(&d.TimeWait) }},
-		field{"congestion", func(v value) { v.oneOf(&d.Congestion, "cubic", "reno") }},
 		field{"fin_wait1", func(v value) { v.durationOrOff(&d.FinWait1) }},
 		field{"closing", func(v value) { v.durationOrOff(&d.Closing) }},
 		field{"last_ack", func(v value) { v.durationOrOff(&d.LastAck) }},
 		field{"close_wait", func(v value) { v.durationOrOff(&d.CloseWait) }},
 		field{"zero_window", func(v value) { v.durationOrOff(&d.ZeroWindow) }},
-		field{"linger", func(v value) { v.linger(&d.Linger) }},
+		field{"linger", func(v value) { v.linger(&d.Policy) }},
+		field{"congestion", func(v value) { v.oneOf(&d.Congestion, "cubic", "reno") }},
 	)
+	p.doubtUserTimeout(v, d)
 	if len(p.errs) == before {
 		p.judgeTimes(v, d)
 	}
 	return d
+}
+
+// doubtUserTimeout warns where the user timeout ends the probing early.
+func (p *parser) doubtUserTimeout(v value, d policyDraft) {
+	at, set := d.found["user_timeout"]
+	if !set {
+		at = v
+		if _, set = d.found["keepalive"]; !set {
+			return // inherited as it is: said where it was written
+		}
+	}
+	total := d.Keepalive.Total()
+	if d.UserTimeout > 0 && d.Keepalive.Enabled() && d.UserTimeout <= d.Keepalive.Interval {
+		at.failf("user_timeout %s is not above the keepalive interval %s: a peer would be given up before it can answer one probe",
+			formatDuration(d.UserTimeout), formatDuration(d.Keepalive.Interval))
+		return
+	}
+	if d.UserTimeout > 0 && total > 0 && d.UserTimeout < total {
+		p.warn(at.namePos(), at.path, "user_timeout "+formatDuration(d.UserTimeout)+" is less than the "+formatDuration(total)+
+			" of keepalive (idle + interval * probes): with data outstanding, a peer is given up before the last probe")
+	}
 }
 
 // checkName reports a name that would be hard to type or to log.
@@ -108,6 +132,21 @@ func (v value) keepalive(k *Keepalive) {
 	)
 	if total := k.Total(); total > day && len(v.p.errs) == before {
 		v.failf("a vanished peer would be noticed after %s (idle + interval * probes); that must not exceed %s", formatDuration(total), formatDuration(day))
+	}
+}
+
+// linger decodes SO_LINGER's three meanings.
+func (v value) linger(d *Policy) {
+	d.AbortiveClose = false
+	if v.off() {
+		d.Linger = Off
+		return
+	}
+	before := len(v.p.errs)
+	v.duration(&d.Linger, 0, day)
+	if d.Linger == 0 && len(v.p.errs) == before {
+		d.Linger, d.AbortiveClose = Off, true
+		v.p.warn(v.pos(), v.path, "0s resets a connection that we end (idle_timeout, drain, conn kill): data under way is lost, and the peer's application sees an error")
 	}
 }
 
@@ -162,5 +201,10 @@ func (v value) timeWait(t *TimeWait) {
 		duration = Off
 	}
 	t.Duration = duration
-	v.doubtTimeWait(*t, found)
+	if most, set := found["max"]; set && t.Max > manyTimeWaits {
+		v.p.warn(most.pos(), most.path, fmt.Sprintf("%d entries take up to %d MB", t.Max, t.Max/4096))
+	}
+	if _, set := found["duration"]; set && duration < defaultTimeWait {
+		v.p.warn(at.pos(), at.path, "less than "+formatDuration(defaultTimeWait)+": a peer that repeats its last FIN later gets RST, and old segments may still be under way; clients behind one NAT use the same ports again soon, and theirs may enter a new connection")
+	}
 }

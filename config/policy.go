@@ -21,8 +21,10 @@ type Policy struct {
 	LastAck    time.Duration // the last FIN, ours, unacknowledged
 	CloseWait  time.Duration // the peer has finished, we have not
 	ZeroWindow time.Duration // the peer's window stays closed while there is something to send (RFC 9293, 3.8.6.1)
-	Linger     time.Duration // SO_LINGER: Off lets the close finish by itself, 0 resets at once, else resets after it
-	Pos        Pos
+	Linger     time.Duration // SO_LINGER: our FIN must be acknowledged within it; not above 0: no bound
+	// AbortiveClose is SO_LINGER with zero seconds: what we end is reset.
+	AbortiveClose bool
+	Pos           Pos
 }
 
 // Keepalive probes an idle peer (RFC 1122 4.2.3.6). A vanished peer is noticed

@@ -14,8 +14,9 @@ var (
 
 const (
 	maxConns          = 1 << 24
+	maxLedger         = 100000 // some 150 MB of records
+	defaultLedger     = 1024
 	maxConnectRetries = 255
-	maxLedger         = 100000 // some 100 MB of records
 )
 
 // serviceDraft is a service with the places that later checks refer to.
@@ -53,7 +54,7 @@ func (p *parser) services(v value, net *network, policies map[string]Policy) []S
 
 // service decodes one service by itself.
 func (p *parser) service(v value, net *network) serviceDraft {
-	d := serviceDraft{Service: Service{Name: v.name.Value, Policy: defaultName, IdleTimeout: Off, Ledger: DefaultLedger, Pos: v.namePos()}}
+	d := serviceDraft{Service: Service{Name: v.name.Value, Policy: defaultName, Ledger: defaultLedger, IdleTimeout: Off, Pos: v.namePos()}}
 	v.checkName("service")
 	proxy := proxyDefaults()
 	d.found = v.mapping(
@@ -141,12 +142,10 @@ func (p *parser) checkPolicy(d serviceDraft, policies map[string]Policy) {
 	}
 }
 
-// ledger decodes how many ended connections are remembered; the file's 0 is
-// none, which a Service holds as a negative number.
+// ledger decodes how many ended connections are remembered.
 func (v value) ledger(dst *int) {
-	n := max(*dst, 0)
-	v.integer(&n, 0, maxLedger)
-	if *dst = n; n == 0 {
+	v.integer(dst, 0, maxLedger)
+	if *dst == 0 {
 		*dst = -1
 	}
 }

@@ -90,10 +90,13 @@ func (s *Session) settleBy() (time.Duration, bool) {
 	if plan := s.Plan(); plan != nil {
 		return max(s.endedAt, plan.Start) + plan.FinGrace, true
 	}
-	if limit := s.server.policy.UserTimeout; limit > 0 {
-		return s.endedAt + limit, true
+	by, limited := time.Duration(0), false
+	for _, limit := range [...]time.Duration{s.server.policy.UserTimeout, s.server.policy.Linger} {
+		if limit > 0 && (!limited || s.endedAt+limit < by) {
+			by, limited = s.endedAt+limit, true
+		}
 	}
-	return 0, false
+	return by, limited
 }
 
 // lost notes a side that died while an acknowledgement of our FIN was awaited.
@@ -108,8 +111,8 @@ func (s *Session) lost(side *Side) {
 	}
 	cause, how := causeOf(err)
 	side.died = how
-	switch {
-	case how != ByRST:
+	switch unexplained := how != ByRST && cause.client == ClientTimeout; {
+	case unexplained:
 		s.reason = FinUnacked
 	case side == &s.Client:
 		s.reason = cause.client

@@ -26,12 +26,14 @@ type EndedSide struct {
 	FinAcked bool   `json:"fin_acked"`
 	Reset    bool   `json:"reset"`          // we sent RST
 	Died     How    `json:"died,omitempty"` // it ended otherwise: the peer's RST, a timeout
+	Life     Life   `json:"life"`           // as far as it went while the session held it
 }
 
 // Ended is a connection that has ended, and why.
 type Ended struct {
 	ID          uint64         `json:"id"`
 	Service     string         `json:"service"`
+	Policy      string         `json:"policy"`
 	ClientAddr  netip.AddrPort `json:"client"`
 	Local       netip.AddrPort `json:"local"`
 	BackendAddr netip.AddrPort `json:"backend"`
@@ -53,7 +55,7 @@ type Ended struct {
 func (s *Session) record() Ended {
 	client := s.Client.Conn
 	e := Ended{
-		ID: s.id, Service: s.server.Name(),
+		ID: s.id, Service: s.server.Name(), Policy: s.server.config.Policy,
 		ClientAddr: client.RemoteAddr(), Local: client.LocalAddr(), BackendAddr: s.backend,
 		Reason: s.reason, Detail: s.detail, First: s.first,
 		Client: s.Client.end(), Backend: s.Backend.end(),
@@ -71,14 +73,20 @@ func (s *Side) end() EndedSide {
 	if s.Conn == nil {
 		return EndedSide{}
 	}
-	return EndedSide{Present: true, State: s.Conn.State(), EOF: s.EOF, FIN: s.FIN, FinAcked: s.Conn.FinAcked()}
+	return EndedSide{Present: true, State: s.Conn.State(), EOF: s.EOF, FIN: s.FIN, FinAcked: s.Conn.FinAcked(), Life: s.Conn.Life()}
 }
 
-// endedKept bounds what is remembered of the past, per service.
-const endedKept = 1024
+// ledger is how many connections that ended a configuration wants remembered.
+func ledger(n int) int {
+	if n == 0 {
+		return 1024 // a few hundred kilobytes
+	}
+	return max(n, 0)
+}
 
-// endedRing keeps the last connections that ended.
+// endedRing keeps the last connections that ended: the ledger.
 type endedRing struct {
+	most  int
 	mu    sync.Mutex // guards all below
 	rows  []Ended
 	total int
@@ -87,10 +95,13 @@ type endedRing struct {
 func (r *endedRing) add(e Ended) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.rows) < endedKept {
+	switch {
+	case r.most <= 0:
+		return
+	case len(r.rows) < r.most:
 		r.rows = append(r.rows, e)
-	} else {
-		r.rows[r.total%endedKept] = e
+	default:
+		r.rows[r.total%r.most] = e
 	}
 	r.total++
 }

@@ -22,6 +22,9 @@ type Row struct {
 	Idle        time.Duration  `json:"idle_ns"`    // since bytes last moved
 	Connect     time.Duration  `json:"connect_ns"` // until the backend was connected
 	Retries     int            `json:"retries"`    // attempts at backends that failed
+	Policy      string         `json:"policy"`
+	ClientLife  Life           `json:"client_life"`
+	BackendLife Life           `json:"backend_life"`
 	ClientInfo  Info           `json:"client_info"`
 	BackendInfo Info           `json:"backend_info"`
 }
@@ -49,14 +52,15 @@ func (v seen) row(now time.Duration) Row {
 	r := Row{
 		ID: s.id, Service: s.server.Name(), Stage: s.Stage().String(),
 		Client: client.RemoteAddr(), Local: client.LocalAddr(), Backend: v.backend,
-		ClientInfo: client.Info(),
-		Opened:     s.loop.Time(s.opened), Age: now - s.opened, Idle: now - s.Moved(),
+		Policy:     s.server.config.Policy,
+		ClientInfo: client.Info(), ClientLife: client.Life(),
+		Opened: s.loop.Time(s.opened), Age: now - s.opened, Idle: now - s.Moved(),
 		Retries: int(s.retries.Load()),
 	}
 	r.State = r.ClientInfo.State
 	r.ToClient, r.ToBackend = s.Client.sent.Load(), s.toBackend()
 	if v.conn != nil {
-		r.BackendInfo, r.Source = v.conn.Info(), v.conn.LocalAddr()
+		r.BackendInfo, r.BackendLife, r.Source = v.conn.Info(), v.conn.Life(), v.conn.LocalAddr()
 		r.State += "/" + r.BackendInfo.State
 	}
 	if at := s.ready.Load(); at != 0 {

@@ -52,6 +52,7 @@ func NewServer(c config.Service, p config.Policy, env Env, open OpenFunc) *Serve
 	s := &Server{
 		config: c, policy: p, network: env.Network, loops: env.Loops, log: env.Log, open: open,
 		proxies:  c.Type == "proxy",
+		ring:     endedRing{most: ledger(c.Ledger)},
 		idle:     make(chan struct{}, 1),
 		stopping: make(chan struct{}),
 	}

@@ -33,6 +33,10 @@ type Service interface {
 	Conns() []Row
 	Ended() []Ended
 	Counters() Counters
+	// Kill ends a live connection, Probe asks whether its peers live; both
+	// return ErrUnknown if the service does not have it.
+	Kill(id uint64, how string) error
+	Probe(ctx context.Context, id uint64) (Probed, error)
 }
 
 // Env is what services share.

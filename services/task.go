@@ -16,6 +16,8 @@ const (
 	ReadyBackend                   // something happened on the backend's connection
 	ReadyDrain                     // its server drains, or drains with a new deadline
 	ReadyStop                      // its server stops now
+	ReadyEnd                       // the operator ends it, in order
+	ReadyKill                      // the operator ends it at once
 
 	readyQueued Ready = 1 << 31 // it is in its loop's list
 )

@@ -27,11 +27,20 @@ func (t *talk) Run(now time.Duration, ready services.Ready) {
 		t.abort(now, services.Stopped)
 		return
 	}
+	if ready&services.ReadyKill != 0 {
+		t.abort(now, services.Killed)
+		return
+	}
 	if !t.begun {
 		if t.begun = true; !t.Begin(now) {
 			return
 		}
 		t.Connected(now)
+	}
+	if ready&services.ReadyEnd != 0 && t.Stage() != services.Closing && !t.Client.FIN {
+		t.Because(services.Killed, "")
+		t.finish(now, &services.Plan{FinGrace: t.diag.policy.FinWait2})
+		return
 	}
 	if t.listen(now) && t.answer(now) {
 		t.judge(now, ready)
@@ -134,6 +143,11 @@ func (t *talk) drain(now time.Duration, plan *services.Plan) {
 
 // finish sends our FIN behind what was said.
 func (t *talk) finish(now time.Duration, plan *services.Plan) {
+	if t.diag.policy.AbortiveClose {
+		t.in.Drop(t.Loop())
+		t.Abort(now, services.Killed, services.First{Who: "us", How: services.ByRST}) // the reason is known already
+		return
+	}
 	t.Enter(services.Closing)
 	t.finishBy = now + plan.FinGrace
 	t.Arm(t.finishBy)

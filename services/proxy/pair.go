@@ -37,6 +37,14 @@ func (p *pair) Run(now time.Duration, ready services.Ready) {
 		p.abort(now, services.Stopped, services.First{Who: "us", How: services.ByRST})
 		return
 	}
+	switch {
+	case ready&services.ReadyKill != 0, ready&services.ReadyEnd != 0 && p.Stage() == services.Connecting:
+		p.abort(now, services.Killed, services.First{Who: "us", How: services.ByRST})
+		return
+	case ready&services.ReadyEnd != 0 && p.Stage() == services.Relaying:
+		p.finish(now, services.Killed, p.proxy.finFor)
+		return
+	}
 	if p.Stage() != services.Connecting {
 		p.relay(now, ready)
 		return
@@ -110,7 +118,13 @@ func (p *pair) halfClosed() bool { return p.Client.EOF != p.Backend.EOF }
 
 // finish ends both directions: FIN behind what was read so far. The peers have
 // limit to answer; 0 or less is for ever.
+//
+// With linger at 0s they are reset instead: the policy asks for it.
 func (p *pair) finish(now time.Duration, why services.Reason, limit time.Duration) {
+	if p.proxy.abortive {
+		p.abort(now, why, services.First{Who: "us", How: services.ByRST})
+		return
+	}
 	p.Because(why, "")
 	if !p.Client.EOF && !p.Backend.EOF {
 		p.Saw(services.First{Who: "us", How: services.ByFIN})

@@ -10,18 +10,19 @@ import (
 // Proxy is a service that relays each connection to one of its backends.
 type Proxy struct {
 	*services.Server
-	config  config.Service
-	halfFor time.Duration // policy half_close; 0 or less is no limit
-	finFor  time.Duration // policy fin_wait2, likewise
-	net     services.Network
-	pool    *Pool
+	config   config.Service
+	halfFor  time.Duration // policy half_close; 0 or less is no limit
+	finFor   time.Duration // policy fin_wait2, likewise
+	abortive bool          // policy linger is 0s: what we end is reset
+	net      services.Network
+	pool     *Pool
 }
 
 var _ services.Service = (*Proxy)(nil)
 
 // New makes a proxy that isn't listening yet.
 func New(c config.Service, p config.Policy, env services.Env) *Proxy {
-	x := &Proxy{config: c, halfFor: p.HalfClose, finFor: p.FinWait2, net: env.Network}
+	x := &Proxy{config: c, halfFor: p.HalfClose, finFor: p.FinWait2, abortive: p.AbortiveClose, net: env.Network}
 	x.Server = services.NewServer(c, p, env, x.open)
 	x.pool = newPool(c.Backends, c.ConnectTimeout, x.Log())
 	return x
