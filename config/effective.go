@@ -28,6 +28,16 @@ func (c *Config) Effective() ([]byte, error) {
 	return text, nil
 }
 
+// Effective renders one policy with every default filled in, as it stands
+// under policies.
+func (p Policy) Effective() (string, error) {
+	text, err := yaml.Dump(block(pair{p.Name, p.node()}))
+	if err != nil {
+		return "", fmt.Errorf("render policy %s: %w", p.Name, err)
+	}
+	return string(text), nil
+}
+
 // pair is one key of a rendered mapping.
 type pair struct {
 	key   string

@@ -107,7 +107,13 @@ func (w *twins) start(t *testing.T, end *pipe.Endpoint, addr netip.Addr, p map[s
 // dialled is a connection of a to b, under a policy of a.
 func (w *twins) dialled(t *testing.T, policy string) (ours, theirs *stack.Conn) {
 	t.Helper()
-	l, err := w.b.Listen(netip.AddrPortFrom(peer4, 80), "default")
+	return w.dialledAt(t, 80, policy)
+}
+
+// dialledAt is dialled, to another port of b.
+func (w *twins) dialledAt(t *testing.T, port uint16, policy string) (ours, theirs *stack.Conn) {
+	t.Helper()
+	l, err := w.b.Listen(netip.AddrPortFrom(peer4, port), "default")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,8 +43,8 @@ type fields struct {
 // timerAt is a timer of gVisor's.
 type timerAt struct{ state, target uintptr }
 
-// timerEnabled is gVisor's timerStateEnabled.
-const timerEnabled = 1
+// timerEnabled is gVisor's timerStateEnabled, after uninitialized and disabled.
+const timerEnabled = 2
 
 // finder looks fields up and keeps the first that is not as expected.
 type finder struct{ err error }

@@ -2,51 +2,136 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/lastack/lastack/internal/connfilter"
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
 )
 
 func connsCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "conns",
-		Usage: "list the connections of the running appliance, in the manner of ss -tni",
+		Name:      "conns",
+		Usage:     "list the connections of the running appliance, in the manner of ss -tni",
+		ArgsUsage: "[FILTER...]",
 		Description: "A proxied connection has two sides, each with its own TCP state. The lines\n" +
-			"under it show both: client -> ours, ours -> backend, with TCP's own figures.",
+			"under it show both: client -> ours, ours -> backend, with TCP's own figures.\n\n" +
+			"FILTER is made of words, as with ss; either side may match:\n\n" +
+			"  state NAME, exclude NAME       established, syn-sent, syn-recv, fin-wait-1,\n" +
+			"                                 fin-wait-2, close-wait, closing, last-ack,\n" +
+			"                                 time-wait, all, synchronized, bucket, big\n" +
+			"  src, dst, client, backend      an address, a subnet, ADDRESS:PORT or :PORT\n" +
+			"  sport, dport                   = != < > <= >= and a port\n" +
+			"  service, policy, reason NAME   reason only with --closed\n" +
+			"  and, or, not, ( )\n\n" +
+			"`state time-wait` lists also those that no service has any more.",
 		Flags: []cli.Flag{socketFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "closed", Usage: "the last that ended, newest first, and why"},
 			&cli.BoolFlag{Name: "brief", Aliases: []string{"b"}, Usage: "one line for each, without TCP's own figures"},
 			&cli.StringFlag{Name: "service", Usage: "only the connections of `SERVICE`"},
 			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Usage: "at most `N` of them; 0 is all"},
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, until ^C"},
+			&cli.DurationFlag{Name: "every", Usage: "with --watch: so often", Value: time.Second},
 		},
 		Action: connsAction,
 	}
 }
 
 func connsAction(c *cli.Context) error {
-	client := admin.NewClient(c.String("socket"))
-	if c.Bool("closed") {
-		return list(c, client.Ended, func(e services.Ended) string { return e.Service }, writeEnded)
+	filter, err := connfilter.Parse(c.Args().Slice())
+	if err != nil {
+		return usageErr{err}
 	}
-	return list(c, client.Conns, func(r services.Row) string { return r.Service },
-		func(w io.Writer, rows []services.Row) error { return writeConns(w, rows, c.Bool("brief")) })
+	if c.Bool("watch") {
+		return watch(c, filter)
+	}
+	return connsOnce(c, filter, nil)
+}
+
+// connsOnce lists what the filter takes. rates, if not nil, knows the byte
+// counts of the last time.
+func connsOnce(c *cli.Context, filter connfilter.Filter, rates *rates) error {
+	client := admin.NewClient(c.String("socket"))
+	service := func(name string) bool { want := c.String("service"); return want == "" || want == name }
+	if c.Bool("closed") {
+		return list(c, client.Ended, func(e services.Ended) bool {
+			conn := endedConn(e)
+			return service(e.Service) && filter.Match(&conn)
+		}, writeEnded)
+	}
+	if err := list(c, client.Conns, func(r services.Row) bool {
+		conn := liveConn(r)
+		return service(r.Service) && filter.Match(&conn)
+	}, func(w io.Writer, rows []services.Row) error { return writeConns(w, rows, c.Bool("brief"), rates) }); err != nil {
+		return err
+	}
+	if c.NArg() == 0 || c.String("service") != "" || c.Bool("json") {
+		return nil
+	}
+	return rest(c, client, filter)
+}
+
+// rest lists connections that no service has any more: in TIME-WAIT, or
+// finishing by themselves.
+func rest(c *cli.Context, client *admin.Client, filter connfilter.Filter) error {
+	all, err := client.Flows(c.Context)
+	if err != nil {
+		return err
+	}
+	t := newTable("STATE", "LOCAL", "REMOTE", "POLICY", "LEFT")
+	for _, f := range all {
+		conn := connfilter.Conn{Policy: f.Policy, Sides: []connfilter.Side{{State: f.State, Local: f.Local, Peer: f.Remote}}}
+		if f.Held || !filter.Match(&conn) {
+			continue
+		}
+		left := ""
+		if f.Life.TimeWaitLeft > 0 {
+			left = span(f.Life.TimeWaitLeft)
+		}
+		t.row(f.State, f.Local.String(), f.Remote.String(), f.Policy, left)
+	}
+	if len(t.rows) == 1 {
+		return nil
+	}
+	fmt.Fprintln(c.App.Writer, "\nheld by no service any more:")
+	return t.write(c.App.Writer)
+}
+
+func liveConn(r services.Row) connfilter.Conn {
+	c := connfilter.Conn{Service: r.Service, Policy: r.Policy,
+		Sides: []connfilter.Side{{State: r.ClientInfo.State, Local: r.Local, Peer: r.Client}}}
+	if r.Backend.IsValid() {
+		c.Sides = append(c.Sides, connfilter.Side{State: r.BackendInfo.State, Local: r.Source, Peer: r.Backend})
+	}
+	return c
+}
+
+func endedConn(e services.Ended) connfilter.Conn {
+	c := connfilter.Conn{Service: e.Service, Policy: e.Policy, Reason: e.Reason.String(),
+		Sides: []connfilter.Side{{State: e.Client.State, Local: e.Local, Peer: e.ClientAddr}}}
+	if e.Backend.Present {
+		c.Sides = append(c.Sides, connfilter.Side{State: e.Backend.State, Peer: e.BackendAddr})
+	}
+	return c
 }
 
 // list fetches connections, keeps those asked for and writes them.
-func list[T any](c *cli.Context, fetch func(context.Context) ([]T, error), service func(T) string, write func(io.Writer, []T) error) error {
+func list[T any](c *cli.Context, fetch func(context.Context) ([]T, error), want func(T) bool, write func(io.Writer, []T) error) error {
 	rows, err := fetch(c.Context)
 	if err != nil {
 		return err
 	}
 	kept := rows[:0]
 	for _, r := range rows {
-		if want := c.String("service"); want == "" || service(r) == want {
+		if want(r) {
 			kept = append(kept, r)
 		}
 	}
@@ -55,6 +140,9 @@ func list[T any](c *cli.Context, fetch func(context.Context) ([]T, error), servi
 		kept = kept[:min(n, total)]
 	}
 	if c.Bool("json") {
+		if c.Bool("watch") {
+			return json.NewEncoder(c.App.Writer).Encode(kept) // a line for each round
+		}
 		return writeJSON(c, kept)
 	}
 	if err := write(c.App.Writer, kept); err != nil {
@@ -66,11 +154,19 @@ func list[T any](c *cli.Context, fetch func(context.Context) ([]T, error), servi
 	return nil
 }
 
-func writeConns(w io.Writer, rows []services.Row, brief bool) error {
-	t := newTable("ID", "SERVICE", "STATE", "CLIENT", "BACKEND", "TO BACKEND", "TO CLIENT", "AGE", "IDLE")
+func writeConns(w io.Writer, rows []services.Row, brief bool, rates *rates) error {
+	heads := []string{"ID", "SERVICE", "POLICY", "STATE", "CLIENT", "BACKEND", "TO BACKEND", "TO CLIENT", "AGE", "IDLE"}
+	if rates != nil {
+		heads = append(heads, "RATE")
+	}
+	t := newTable(heads...)
 	for _, r := range rows {
-		t.row(fmt.Sprint(r.ID), r.Service, r.State, r.Client.String(), address(r.Backend),
-			size(r.ToBackend), size(r.ToClient), span(r.Age), span(r.Idle))
+		cells := []string{fmt.Sprint(r.ID), r.Service, r.Policy, r.State, r.Client.String(), address(r.Backend),
+			size(r.ToBackend), size(r.ToClient), span(r.Age), span(r.Idle)}
+		if rates != nil {
+			cells = append(cells, rates.of(r))
+		}
+		t.row(cells...)
 	}
 	var text strings.Builder
 	if err := t.write(&text); err != nil {
@@ -88,21 +184,24 @@ func writeConns(w io.Writer, rows []services.Row, brief bool) error {
 
 // sideLines shows both sides of a connection under its line.
 func sideLines(r services.Row) string {
-	s := fmt.Sprintf("\t%s -> %s %s\n", r.Client, r.Local, tcpLine(r.ClientInfo))
+	s := fmt.Sprintf("\t%s -> %s %s\n", r.Client, r.Local, tcpLine(r.ClientInfo, r.ClientLife.Options))
 	if r.Backend.IsValid() {
-		s += fmt.Sprintf("\t%s -> %s %s connect:%s retries:%d\n", r.Source, r.Backend, tcpLine(r.BackendInfo), span(r.Connect), r.Retries)
+		s += fmt.Sprintf("\t%s -> %s %s connect:%s retries:%d\n", r.Source, r.Backend, tcpLine(r.BackendInfo, r.BackendLife.Options), span(r.Connect), r.Retries)
 	}
 	return s
 }
 
 // tcpLine is a snapshot of a connection in the words of ss -i.
-func tcpLine(i services.Info) string {
+func tcpLine(i services.Info, o tcpinfo.Options) string {
 	var b strings.Builder
 	if i.Timestamps {
 		b.WriteString("ts ")
 	}
 	if i.SACK {
 		b.WriteString("sack ")
+	}
+	if o.Seen && o.SndScale >= 0 {
+		fmt.Fprintf(&b, "wscale:%d,%d ", o.SndScale, o.RcvScale)
 	}
 	fmt.Fprintf(&b, "rto:%s rtt:%s/%s", span(i.RTO), span(i.RTT), span(i.RTTVar))
 	if i.SndMSS > 0 {
@@ -115,6 +214,21 @@ func tcpLine(i services.Info) string {
 	fmt.Fprintf(&b, " segs_out:%d segs_in:%d", i.SegsOut, i.SegsIn)
 	if i.Retrans > 0 {
 		fmt.Fprintf(&b, " retrans:%d", i.Retrans)
+	}
+	if i.Backoff > 0 {
+		fmt.Fprintf(&b, " backoff:%d", i.Backoff)
+	}
+	if i.Unacked > 0 {
+		fmt.Fprintf(&b, " unacked:%d", i.Unacked)
+	}
+	if i.CaState != "" && i.CaState != "open" {
+		fmt.Fprintf(&b, " ca_state:%s", i.CaState)
+	}
+	if i.CaState != "" {
+		fmt.Fprintf(&b, " snd_wnd:%d rcv_wnd:%d", i.SndWnd, i.RcvWnd)
+	}
+	for _, t := range i.Timers {
+		fmt.Fprintf(&b, " timer:(%s,%s,%d)", t.Name, span(t.Left), t.Try)
 	}
 	if i.RcvQueue > 0 {
 		fmt.Fprintf(&b, " rcvq:%d", i.RcvQueue)

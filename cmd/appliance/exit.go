@@ -55,9 +55,10 @@ func strict(c *cli.Command) {
 	if c.Action == nil {
 		return
 	}
-	action, most := c.Action, strings.Count(c.ArgsUsage, "[")
+	action, most := c.Action, len(strings.Fields(c.ArgsUsage))
+	many := strings.Contains(c.ArgsUsage, "...")
 	c.Action = func(ctx *cli.Context) error {
-		if ctx.NArg() > most {
+		if ctx.NArg() > most && !many {
 			return usageErr{fmt.Errorf("%q is one argument too many (see `appliance %s --help`)", ctx.Args().Get(most), ctx.Command.FullName())}
 		}
 		return action(ctx)

@@ -15,7 +15,7 @@ import (
 )
 
 func TestHelpOfEveryCommand(t *testing.T) {
-	for _, command := range []string{"", "run", "check", "demo", "status", "conns", "nic", "nic list", "nic release", "version"} {
+	for _, command := range []string{"", "run", "check", "demo", "status", "conns", "conn", "conn why", "conn probe", "conn kill", "policy", "policy list", "policy show", "nic", "nic list", "nic release", "version"} {
 		t.Run("help "+command, func(t *testing.T) {
 			code, stdout, stderr := appliance(t, append(strings.Fields(command), "--help")...)
 			if code != 0 || stderr != "" {
@@ -61,11 +61,14 @@ func TestListingsForPeople(t *testing.T) {
 	golden.Check(t, filepath.Join("testdata", "status.golden"), b.String())
 
 	b.Reset()
-	info := tcpinfo.Info{State: "ESTABLISHED", RTT: 12 * time.Millisecond, RTTVar: time.Millisecond, RTO: 212 * time.Millisecond, SndCwnd: 10, SegsIn: 3, SegsOut: 4, SACK: true, Timestamps: true}
-	rows := []services.Row{{ID: 1, Service: "web", State: "ESTABLISHED/ESTABLISHED", Client: client, Local: local, Source: source, Backend: backend,
+	info := tcpinfo.Info{State: "ESTABLISHED", RTT: 12 * time.Millisecond, RTTVar: time.Millisecond, RTO: 212 * time.Millisecond, SndCwnd: 10, SegsIn: 3, SegsOut: 4, SACK: true, Timestamps: true,
+		SndMSS: 1448, CaState: "recovery", Unacked: 2896, SndWnd: 65535, RcvWnd: 1 << 20, Backoff: 1,
+		Timers: []tcpinfo.Timer{{Name: tcpinfo.Retransmit, Left: 150 * time.Millisecond}, {Name: tcpinfo.Keepalive, Left: time.Minute, Try: 2}}}
+	life := services.Life{Options: tcpinfo.Options{Seen: true, SndMSS: 1460, RcvMSS: 1460, SndScale: 7, RcvScale: 4, SACK: true, Timestamps: true}}
+	rows := []services.Row{{ID: 1, Service: "web", State: "ESTABLISHED/ESTABLISHED", Policy: "default", ClientLife: life, Client: client, Local: local, Source: source, Backend: backend,
 		ToBackend: 1 << 20, ToClient: 77, Age: 3 * time.Hour, Idle: 250 * time.Millisecond, Connect: 300 * time.Microsecond, ClientInfo: info, BackendInfo: info},
 		{ID: 9, Service: "echo", State: "CLOSE-WAIT", Client: client, Local: local, Age: 50 * time.Hour, Idle: time.Second, ClientInfo: info}}
-	if err := writeConns(&b, rows, false); err != nil {
+	if err := writeConns(&b, rows, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	golden.Check(t, filepath.Join("testdata", "conns.golden"), b.String())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"runtime"
@@ -27,6 +28,7 @@ func (d *daemon) Status() admin.Status {
 		Threads: runtime.GOMAXPROCS(0), Memory: resident(), Goroutines: runtime.NumGoroutine(), TCP: d.stack.States(),
 		Refused: admin.Refused{Reset: d.gate.Count.Reset.Load(), Ignored: d.gate.Count.Ignored.Load()},
 		Loops:   d.loops.Stats(),
+		Table:   d.flows.Count.Map(),
 	}
 	for i, nic := range d.nics {
 		counters := byName(d.endpoints[i].Counters())
@@ -47,6 +49,31 @@ func (d *daemon) Status() admin.Status {
 		s.Services = append(s.Services, row)
 	}
 	return s
+}
+
+// Flows implements admin.Source.
+func (d *daemon) Flows() []admin.Flow {
+	rows := []admin.Flow{}
+	for _, f := range d.flows.List() {
+		rows = append(rows, admin.Flow{
+			ID: f.ID, State: f.State.String(), Policy: f.Policy, Local: f.Local, Remote: f.Remote, Held: f.Held, Life: f.Life,
+		})
+	}
+	return rows
+}
+
+// Kill implements admin.Source.
+func (d *daemon) Kill(id uint64, how string) error {
+	err := d.supervisor.Kill(id, how)
+	if err == nil {
+		d.log.Info("connection killed by the operator", "conn", id, "how", how)
+	}
+	return err
+}
+
+// Probe implements admin.Source.
+func (d *daemon) Probe(ctx context.Context, id uint64) (services.Probed, error) {
+	return d.supervisor.Probe(ctx, id)
 }
 
 // Conns implements admin.Source.

@@ -51,8 +51,40 @@ func (c *Client) Ended(ctx context.Context) ([]services.Ended, error) {
 	return rows, err
 }
 
+// Flows asks for the flow table.
+func (c *Client) Flows(ctx context.Context) ([]Flow, error) {
+	var rows []Flow
+	err := c.get(ctx, "/v1/flows", &rows)
+	return rows, err
+}
+
+// Conn asks for one connection. The error is services.ErrUnknown if nobody
+// remembers it.
+func (c *Client) Conn(ctx context.Context, id uint64) (Connection, error) {
+	var one Connection
+	err := c.get(ctx, fmt.Sprintf("/v1/conns/%d", id), &one)
+	return one, err
+}
+
+// Kill ends a connection, how is "fin" or "rst".
+func (c *Client) Kill(ctx context.Context, id uint64, how string) error {
+	return c.ask(ctx, http.MethodPost, fmt.Sprintf("/v1/conns/%d/kill?how=%s", id, how), nil)
+}
+
+// Probe asks both sides of a connection whether they live.
+func (c *Client) Probe(ctx context.Context, id uint64) (services.Probed, error) {
+	var p services.Probed
+	err := c.ask(ctx, http.MethodPost, fmt.Sprintf("/v1/conns/%d/probe", id), &p)
+	return p, err
+}
+
 func (c *Client) get(ctx context.Context, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://appliance"+path, nil)
+	return c.ask(ctx, http.MethodGet, path, v)
+}
+
+// ask decodes the answer into v, unless that is nil.
+func (c *Client) ask(ctx context.Context, method, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://appliance"+path, nil)
 	if err != nil {
 		return err
 	}
@@ -61,7 +93,12 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 		return c.explain(err)
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
+	switch {
+	case res.StatusCode == http.StatusNotFound && strings.HasPrefix(path, "/v1/conns/"):
+		return services.ErrUnknown
+	case res.StatusCode == http.StatusNoContent:
+		return nil
+	case res.StatusCode != http.StatusOK:
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 1024)) // the status says enough
 		return fmt.Errorf("the appliance at %s answers %s %s", c.socket, res.Status, strings.TrimSpace(string(text)))
 	}

@@ -10,9 +10,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/lastack/lastack/services"
 )
 
 // Server answers on a unix socket until Close, which is idempotent.
@@ -84,7 +87,65 @@ func routes(src Source) http.Handler {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Status()) })
 	mux.HandleFunc("GET /v1/conns", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Conns()) })
 	mux.HandleFunc("GET /v1/conns/ended", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Ended()) })
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Flows()) })
+	mux.HandleFunc("GET /v1/conns/{id}", withID(func(w http.ResponseWriter, _ *http.Request, id uint64) {
+		if c, ok := find(src, id); ok {
+			reply(w, c)
+			return
+		}
+		http.Error(w, services.ErrUnknown.Error(), http.StatusNotFound)
+	}))
+	mux.HandleFunc("POST /v1/conns/{id}/kill", withID(func(w http.ResponseWriter, r *http.Request, id uint64) {
+		if err := src.Kill(id, r.FormValue("how")); err != nil {
+			refuse(w, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	mux.HandleFunc("POST /v1/conns/{id}/probe", withID(func(w http.ResponseWriter, r *http.Request, id uint64) {
+		answer, err := src.Probe(r.Context(), id)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		reply(w, answer)
+	}))
 	return mux
+}
+
+// withID gives a handler the connection's number.
+func withID(f func(http.ResponseWriter, *http.Request, uint64)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id, err := strconv.ParseUint(r.PathValue("id"), 10, 64)
+		if err != nil {
+			http.Error(w, "a connection's ID is a number", http.StatusBadRequest)
+			return
+		}
+		f(w, r, id)
+	}
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	status := http.StatusBadRequest
+	if errors.Is(err, services.ErrUnknown) {
+		status = http.StatusNotFound
+	}
+	http.Error(w, err.Error(), status)
+}
+
+// find looks for a connection among the living and the ended.
+func find(src Source, id uint64) (Connection, bool) {
+	for _, r := range src.Conns() {
+		if r.ID == id {
+			return Connection{Live: &r}, true
+		}
+	}
+	for _, e := range src.Ended() {
+		if e.ID == id {
+			return Connection{Ended: &e}, true
+		}
+	}
+	return Connection{}, false
 }
 
 func reply(w http.ResponseWriter, v any) {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"net/netip"
 	"time"
 
@@ -22,6 +23,7 @@ type Status struct {
 	Services   []Service          `json:"services"`
 	TCP        map[string]int     `json:"tcp"` // connections by RFC 9293 state
 	Refused    Refused            `json:"refused"`
+	Table      map[string]uint64  `json:"table"` // what the flow table did, by the names of flow.Counters
 	Loops      services.LoopStats `json:"loops"`
 }
 
@@ -60,4 +62,28 @@ type Source interface {
 	Status() Status
 	Conns() []services.Row
 	Ended() []services.Ended
+	Flows() []Flow
+	// Kill and Probe return services.ErrUnknown for an ID that no live
+	// connection has.
+	Kill(id uint64, how string) error
+	Probe(ctx context.Context, id uint64) (services.Probed, error)
+}
+
+// Flow is one TCP connection as its segments on the wire tell: of a proxied
+// connection there are two, and one that services have let go of stays until
+// its TIME-WAIT is over.
+type Flow struct {
+	ID     uint64         `json:"id"` // of the TCP connection, not of the proxied one
+	State  string         `json:"state"`
+	Policy string         `json:"policy"`
+	Local  netip.AddrPort `json:"local"`
+	Remote netip.AddrPort `json:"remote"`
+	Held   bool           `json:"held"` // a service still has it
+	Life   services.Life  `json:"life"`
+}
+
+// Connection is one connection, either live or ended.
+type Connection struct {
+	Live  *services.Row   `json:"live,omitempty"`
+	Ended *services.Ended `json:"ended,omitempty"`
 }
