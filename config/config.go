@@ -47,6 +47,7 @@ type Service struct {
 	Policy         string   // a key of Config.Policies
 	MaxConns       int      // connections at once; 0 = no limit
 	Ledger         int      // ended connections that are remembered; 0 = 1024, negative = none
+	Heartbeat      Heartbeat
 	Backends       []netip.AddrPort
 	Balance        string        // proxy: "roundrobin"
 	ConnectTimeout time.Duration // proxy: one attempt at one backend

@@ -207,6 +207,9 @@ func (s Service) node() *yaml.Node {
 		{"max_conns", number(s.MaxConns)},
 		{"ledger", number(max(s.Ledger, 0))},
 	}
+	if s.Heartbeat.Enabled() {
+		pairs = append(pairs, pair{"heartbeat", s.Heartbeat.node()})
+	}
 	if s.Type == "proxy" {
 		pairs = append(pairs,
 			pair{"backends", sequence(yaml.FlowStyle, words(s.Backends)...)},

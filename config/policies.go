@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -13,6 +14,7 @@ const (
 	maxRTO        = 10 * time.Minute
 	maxTimeWait   = time.Hour
 	maxTimeWaits  = 1 << 24 // 4 GiB of flows
+	manyTimeWaits = 1 << 20 // from where on memory is worth a word: 256 MB
 )
 
 // policyDraft is a policy while its inheritance is still open: a user timeout
@@ -58,6 +60,7 @@ func (d policyDraft) finished() Policy {
 func (p *parser) policy(v value, base Policy) policyDraft {
 	d := policyDraft{Policy: base}
 	d.Name, d.Pos = v.name.Value, v.namePos()
+	before := len(p.errs)
 	v.checkName("policy")
 	d.found = v.mapping(
 		field{"keepalive", func(v value) { v.keepalive(&d.Keepalive) }},
@@ -75,6 +78,9 @@ func (p *parser) policy(v value, base Policy) policyDraft {
 		field{"congestion", func(v value) { v.oneOf(&d.Congestion, "cubic", "reno") }},
 	)
 	p.doubtUserTimeout(v, d)
+	if len(p.errs) == before {
+		p.judgeTimes(v, d)
+	}
 	return d
 }
 
@@ -195,6 +201,9 @@ func (v value) timeWait(t *TimeWait) {
 		duration = Off
 	}
 	t.Duration = duration
+	if most, set := found["max"]; set && t.Max > manyTimeWaits {
+		v.p.warn(most.pos(), most.path, fmt.Sprintf("%d entries take up to %d MB", t.Max, t.Max/4096))
+	}
 	if _, set := found["duration"]; set && duration < defaultTimeWait {
 		v.p.warn(at.pos(), at.path, "less than "+formatDuration(defaultTimeWait)+": a peer that repeats its last FIN later gets RST, and old segments may still be under way; clients behind one NAT use the same ports again soon, and theirs may enter a new connection")
 	}

@@ -14,7 +14,7 @@ var (
 
 const (
 	maxConns          = 1 << 24
-	maxLedger         = 1 << 20
+	maxLedger         = 100000 // some 150 MB of records
 	defaultLedger     = 1024
 	maxConnectRetries = 255
 )
@@ -63,6 +63,7 @@ func (p *parser) service(v value, net *network) serviceDraft {
 		field{"policy", func(v value) { d.policy(v) }},
 		field{"max_conns", func(v value) { v.integer(&d.MaxConns, 0, maxConns) }},
 		field{"ledger", func(v value) { v.ledger(&d.Ledger) }},
+		field{"heartbeat", func(v value) { v.heartbeat(&d.Heartbeat) }},
 		field{"backends", func(v value) { d.decodeBackends(v) }},
 		field{"balance", func(v value) { v.oneOf(&proxy.Balance, "roundrobin") }},
 		field{"connect_timeout", func(v value) { v.duration(&proxy.ConnectTimeout, shortest, day) }},
@@ -75,6 +76,7 @@ func (p *parser) service(v value, net *network) serviceDraft {
 		d.Balance, d.ConnectTimeout, d.ConnectRetries = proxy.Balance, proxy.ConnectTimeout, proxy.ConnectRetries
 		d.IdleTimeout, d.Forwarding = proxy.IdleTimeout, proxy.Forwarding
 	}
+	p.checkHeartbeat(&d)
 	return d
 }
 
@@ -103,7 +105,7 @@ func (d *serviceDraft) checkKeys(v value) {
 	}
 	for _, key := range proxyKeys {
 		if extra, ok := d.found[key]; ok {
-			v.p.fail(extra.namePos(), extra.path, "only type proxy takes this key; "+d.Name+" is of type "+d.Type, "type, listen, policy, max_conns, ledger")
+			v.p.fail(extra.namePos(), extra.path, "only type proxy takes this key; "+d.Name+" is of type "+d.Type, "type, listen, policy, max_conns, ledger, heartbeat")
 		}
 	}
 }
@@ -135,7 +137,7 @@ func (p *parser) checkPolicy(d serviceDraft, policies map[string]Policy) {
 		at.fail(message, list(names))
 		return
 	}
-	if d.Type == "proxy" && !policy.Keepalive.Enabled() && d.IdleTimeout < 0 {
+	if d.Type == "proxy" && !policy.Keepalive.Enabled() && d.IdleTimeout < 0 && !d.Heartbeat.Asks("client") {
 		p.warn(d.Pos, join("services", d.Name), "policy "+policy.Name+" has no keepalive and the service no idle_timeout: a client that vanishes is never noticed")
 	}
 }

@@ -12,6 +12,8 @@ type door struct {
 	server   *Server
 	listener Listener
 	closed   bool
+	admitted bool // a place under max_conns is reserved, and no session has it
+	taken    Conn // accepted, and not a session's yet
 }
 
 const (
@@ -34,13 +36,17 @@ func (d *door) Run(now time.Duration, ready Ready) {
 		if !d.server.admit() {
 			return
 		}
+		d.admitted = true
 		c, err := d.listener.TryAccept()
 		if err != nil {
+			d.admitted = false
 			d.server.unadmit()
 			d.failed(now, err)
 			return
 		}
+		d.taken = c
 		d.server.adopt(c)
+		d.admitted, d.taken = false, nil
 	}
 	d.Wake(ReadyStart)
 }
@@ -64,7 +70,7 @@ func (d *door) close() {
 			break
 		}
 		if err == nil {
-			d.server.turnAway(c)
+			d.server.turnAway(c, Stopped, "arrived as the listener closed")
 		}
 	}
 	if err := d.listener.Close(); err != nil {
@@ -73,20 +79,33 @@ func (d *door) close() {
 	d.server.opened.Done()
 }
 
-// Panicked goes on accepting.
-func (d *door) Panicked(now time.Duration) { d.Arm(now + acceptPause) }
+// Panicked goes on accepting, without the connection that it happened with.
+func (d *door) Panicked(now time.Duration) {
+	d.Arm(now + acceptPause)
+	c := d.taken
+	if d.taken = nil; d.admitted {
+		d.admitted = false
+		d.server.unadmit()
+	}
+	if c != nil {
+		d.server.turnAway(c, InternalError, "the service failed to take it")
+	}
+}
 
 // turnAway resets a connection that no session was made of.
-func (s *Server) turnAway(c Conn) {
+func (s *Server) turnAway(c Conn, why Reason, detail string) {
 	e := Ended{
-		ID: c.ID(), Service: s.Name(), ClientAddr: c.RemoteAddr(), Local: c.LocalAddr(),
-		Reason: Stopped, Detail: "arrived as the listener closed", First: First{"us", ByRST}, Outcome: Reset,
+		ID: c.ID(), Service: s.Name(), Policy: s.config.Policy, ClientAddr: c.RemoteAddr(), Local: c.LocalAddr(),
+		Reason: why, Detail: detail, First: First{"us", ByRST}, Outcome: Reset,
 		Client: EndedSide{Present: true, State: c.State(), Reset: true},
 		Opened: s.loops.epoch.Add(s.loops.Now()),
 	}
 	c.Abort()
+	e.Client.Life = c.Life()
 	s.tally.accepted.Add(1)
 	s.tally.add(&e)
 	s.ring.add(e)
-	s.account(e)
+	if s.phase.get() >= Draining {
+		s.account(e)
+	}
 }

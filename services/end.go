@@ -99,6 +99,16 @@ func (s *Session) settleBy() (time.Duration, bool) {
 	return by, limited
 }
 
+// LingerBy is when the policy's linger resets a session that we finished at
+// since, while a FIN of ours is not acknowledged.
+func (s *Session) LingerBy(since time.Duration) (by time.Duration, waits bool) {
+	limit := s.server.policy.Linger
+	if limit <= 0 || s.Client.lingered() && s.Backend.lingered() {
+		return 0, false
+	}
+	return since + limit, true
+}
+
 // lost notes a side that died while an acknowledgement of our FIN was awaited.
 func (s *Session) lost(side *Side) {
 	acked, over := side.acked()
@@ -122,16 +132,29 @@ func (s *Session) lost(side *Side) {
 	s.detail = "waiting for the acknowledgement of our FIN: " + err.Error()
 }
 
-// gone lets go of the connections and takes the session off the listing.
+// gone lets go of the connections and takes the session off the listing, even
+// if one of the connections panics: a drain waits for every session.
 func (s *Session) gone() {
-	e := s.record()
+	e := Ended{ID: s.id, Service: s.server.Name(), Policy: s.server.config.Policy, Reason: s.reason, First: s.first, Outcome: Reset}
+	defer func() {
+		s.left = true
+		s.shard.remove(s)
+		s.server.left(e)
+	}()
+	e = s.record()
+	defer s.released(&e)
+	defer s.Backend.release()
 	s.Client.release()
-	s.Backend.release()
-	e.Client.Reset, e.Client.Died = s.Client.cut, s.Client.died
-	e.Backend.Reset, e.Backend.Died = s.Backend.cut, s.Backend.died
-	e.Outcome = outcome(&e)
-	s.shard.remove(s)
-	s.server.left(e)
+}
+
+// released completes the record by what letting go of the connections did.
+func (s *Session) released(e *Ended) {
+	e.Client.let(&s.Client)
+	e.Backend.let(&s.Backend)
+	e.Outcome = outcome(e)
+	if e.Reason == InternalError {
+		s.server.log.Error("a connection is lost to a fault of the appliance", "id", e.ID, "client", e.ClientAddr, "backend", e.BackendAddr)
+	}
 }
 
 // outcome judges an end.

@@ -73,7 +73,15 @@ func (s *Side) end() EndedSide {
 	if s.Conn == nil {
 		return EndedSide{}
 	}
-	return EndedSide{Present: true, State: s.Conn.State(), EOF: s.EOF, FIN: s.FIN, FinAcked: s.Conn.FinAcked(), Life: s.Conn.Life()}
+	return EndedSide{Present: true, State: s.Conn.State(), EOF: s.EOF, FIN: s.FIN, FinAcked: s.Conn.FinAcked()}
+}
+
+// let takes note of how a side was let go of; its life has the segments of that.
+func (e *EndedSide) let(side *Side) {
+	e.Reset, e.Died = side.cut, side.died
+	if side.Present() {
+		e.Life = side.Conn.Life()
+	}
 }
 
 // ledger is how many connections that ended a configuration wants remembered.

@@ -11,6 +11,7 @@ import "io"
 // received is dropped.
 type Pipe struct {
 	From, To *Side
+	Beat     *Beat // takes answers to heartbeats out of what From sends; or nil
 
 	held  []byte  // read and not yet written, in buf
 	buf   *buffer // nil when nothing is held
@@ -73,6 +74,14 @@ func (p *Pipe) Move(l *Loop) (m Moved) {
 	}
 }
 
+// Flush writes what is held, as far as To takes it.
+func (p *Pipe) Flush(l *Loop) (m Moved) {
+	if p.buf != nil {
+		p.flush(l, &m)
+	}
+	return m
+}
+
 // flush writes what is held and reports whether nothing is any more.
 func (p *Pipe) flush(l *Loop, m *Moved) bool {
 	n, err := p.To.Conn.TryWrite(p.held)
@@ -121,14 +130,30 @@ func (p *Pipe) carry(l *Loop, m *Moved) bool {
 		m.Side, m.Err = p.From, err
 		return false
 	}
-	if n == 0 {
-		return p.From.EOF
+	passed := p.Beat.hear(l, in[:n])
+	if p.From.EOF {
+		passed = append(passed, p.Beat.rest(l)...)
 	}
-	if p.done() {
-		m.Bytes += n
+	switch {
+	case len(passed) == 0:
+		return n > 0 || p.From.EOF
+	case p.done():
+		m.Bytes += len(passed)
 		return true
 	}
-	return p.write(l, in[:n], m)
+	return p.write(l, passed, m)
+}
+
+// inject sends a text of our own behind all that was passed on.
+func (p *Pipe) inject(l *Loop, text string) error {
+	n, err := p.To.Conn.TryWrite([]byte(text))
+	if err != nil && err != ErrWouldBlock {
+		return err
+	}
+	if n < len(text) {
+		p.hold(l, []byte(text[n:]))
+	}
+	return nil
 }
 
 // write gives p to To and holds what it doesn't take.
@@ -145,10 +170,14 @@ func (p *Pipe) write(l *Loop, in []byte, m *Moved) bool {
 		}
 		return true
 	}
-	p.buf = l.buffers.keep(in[n:])
-	p.held = p.buf.mem[:len(in)-n]
+	p.hold(l, in[n:])
 	p.chunk = max(p.chunk/2, min(minChunk, len(l.scratch)))
 	return false
+}
+
+func (p *Pipe) hold(l *Loop, rest []byte) {
+	p.buf = l.buffers.keep(rest)
+	p.held = p.buf.mem[:len(rest)]
 }
 
 func (p *Pipe) took(n int, m *Moved) {

@@ -46,6 +46,7 @@ type Session struct {
 	first    First
 	detail   string
 	ended    bool // Settle or Abort was called
+	left     bool // it is off its shard's list
 	endedAt  time.Duration
 	settling *Session // next in the shard's list of those that settle
 }

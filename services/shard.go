@@ -14,7 +14,9 @@ type shard struct {
 	mu    sync.Mutex // guards the list, Session.Backend.Conn's changes and Session.backend
 	first *Session
 
-	settling *Session // owned by the loop
+	settling *Session // owned by the loop, as are the next two
+	todo     *Session // of a run: not looked at yet
+	looking  *Session // of a run: the one being looked at
 }
 
 const (
@@ -72,16 +74,16 @@ func (sh *shard) every() time.Duration {
 
 // Run looks at those that settle.
 func (sh *shard) Run(now time.Duration, ready Ready) {
-	list := sh.settling
-	sh.settling = nil
-	for s := list; s != nil; {
-		next := s.settling
-		s.settling = nil
+	sh.todo, sh.settling = sh.settling, nil
+	for sh.todo != nil {
+		s := sh.todo
+		sh.todo, s.settling = s.settling, nil
+		sh.looking = s
 		if !sh.finish(s, now, ready) {
 			s.settling, sh.settling = sh.settling, s
 		}
-		s = next
 	}
+	sh.looking = nil
 	if sh.settling != nil {
 		sh.ArmBy(now + sh.every())
 	}
@@ -103,5 +105,18 @@ func (sh *shard) finish(s *Session, now time.Duration, ready Ready) bool {
 	return true
 }
 
-// Panicked tries again: the session that panicked is off the list.
-func (sh *shard) Panicked(now time.Duration) { sh.ArmBy(now + settleEvery) }
+// Panicked gives up the session that was looked at and goes on with the others.
+func (sh *shard) Panicked(now time.Duration) {
+	for sh.todo != nil {
+		s := sh.todo
+		sh.todo = s.settling
+		s.settling, sh.settling = sh.settling, s
+	}
+	sh.ArmBy(now + settleEvery)
+	s := sh.looking
+	if sh.looking = nil; s == nil || s.left {
+		return
+	}
+	s.reason, s.detail = InternalError, "had ended: "+s.reason.String()
+	s.gone()
+}

@@ -46,6 +46,9 @@ func (s *Side) acked() (acked, over bool) {
 	return false, s.Conn.State() == "CLOSED"
 }
 
+// lingered reports whether nothing of ours is outstanding any more.
+func (s *Side) lingered() bool { return s.Conn == nil || s.FIN && s.Conn.FinAcked() }
+
 // release lets go of the connection, gently if both ends agree that it has
 // ended, else with RST. It reports whether a reset was due.
 func (s *Side) release() (reset bool) {

@@ -15,6 +15,8 @@ type Diag struct {
 	// for it to be quiet.
 	endless bool
 	policy  config.Policy
+
+	heartbeat config.Heartbeat
 }
 
 var _ services.Service = (*Diag)(nil)
@@ -31,7 +33,7 @@ type spoken struct {
 
 // New makes the service that c.Type names; it isn't listening yet.
 func New(c config.Service, p config.Policy, env services.Env) (*Diag, error) {
-	d := &Diag{policy: p}
+	d := &Diag{policy: p, heartbeat: c.Heartbeat}
 	switch c.Type {
 	case "echo":
 	case "discard":
@@ -50,6 +52,11 @@ func New(c config.Service, p config.Policy, env services.Env) (*Diag, error) {
 func (d *Diag) open() (*services.Session, services.Runner) {
 	t := &talk{diag: d}
 	t.in = services.Pipe{From: &t.Client}
+	t.out = services.Pipe{To: &t.Client}
+	if d.heartbeat.Enabled() {
+		t.beat = services.NewBeat(&d.heartbeat)
+		t.in.Beat = &t.beat
+	}
 	if d.speak == nil {
 		t.in.To = &t.Client // what comes in goes out: echo
 	}

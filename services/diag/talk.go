@@ -11,10 +11,13 @@ type talk struct {
 	services.Session
 	diag *Diag
 	in   services.Pipe // to nowhere, or for echo back to the client
+	out  services.Pipe // for discard: to the client, our own words only
+	beat services.Beat
 
 	begun    bool
 	text     []byte        // daytime: what to send
 	said     int           // how much of it, or the place in chargen's pattern
+	finished time.Duration // when we sent our FIN
 	finishBy time.Duration // the client's FIN must be there; 0 is no limit
 }
 
@@ -39,10 +42,10 @@ func (t *talk) Run(now time.Duration, ready services.Ready) {
 	}
 	if ready&services.ReadyEnd != 0 && t.Stage() != services.Closing && !t.Client.FIN {
 		t.Because(services.Killed, "")
-		t.finish(now, &services.Plan{FinGrace: t.diag.policy.FinWait2})
+		t.finish(now, t.diag.policy.FinWait2)
 		return
 	}
-	if t.listen(now) && t.answer(now) {
+	if t.listen(now) && t.answer(now) && t.utter(now) {
 		t.judge(now, ready)
 	}
 }
@@ -71,7 +74,7 @@ func (t *talk) went(now time.Duration, bytes int, more bool, err error) bool {
 		err = t.Probe(&t.Client)
 	}
 	if err != nil {
-		t.in.Drop(t.Loop())
+		t.drop()
 		t.Fail(now, &t.Client, err)
 		return false
 	}
@@ -93,12 +96,14 @@ func (t *talk) judge(now time.Duration, ready services.Ready) {
 	plan := t.Plan()
 	switch {
 	case t.Client.Ended():
-		t.in.Drop(t.Loop())
+		t.drop()
 		t.Settle(now)
 	case t.Client.FIN || t.Stage() == services.Closing:
 		t.awaitFIN(now, plan, ready)
 	case plan != nil:
 		t.drain(now, plan)
+	default:
+		t.ask(now)
 	}
 }
 
@@ -106,6 +111,7 @@ func (t *talk) judge(now time.Duration, ready services.Ready) {
 func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.Ready) {
 	if t.Stage() != services.Closing {
 		t.Enter(services.Closing)
+		t.finished = now
 		if limit := t.diag.policy.FinWait2; limit > 0 {
 			t.finishBy = now + limit
 		}
@@ -116,12 +122,19 @@ func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.R
 			t.Because(services.Drained, "")
 		}
 	}
-	switch {
-	case t.finishBy == 0:
-	case now < t.finishBy:
-		t.ArmBy(t.finishBy)
-	default:
+	if t.finishBy != 0 && now >= t.finishBy {
 		t.abort(now, services.FinWait2Timeout)
+		return
+	}
+	if t.finishBy != 0 {
+		t.ArmBy(t.finishBy)
+	}
+	by, waits := t.LingerBy(t.finished)
+	switch {
+	case waits && now >= by:
+		t.abort(now, services.FinUnacked)
+	case waits:
+		t.ArmBy(by)
 	}
 }
 
@@ -138,19 +151,23 @@ func (t *talk) drain(now time.Duration, plan *services.Plan) {
 	default:
 		t.Because(services.Drained, "")
 	}
-	t.finish(now, plan)
+	t.finish(now, plan.FinGrace)
 }
 
-// finish sends our FIN behind what was said.
-func (t *talk) finish(now time.Duration, plan *services.Plan) {
+// finish sends our FIN behind what was said. The client has limit to answer; 0
+// or less is for ever.
+func (t *talk) finish(now, limit time.Duration) {
 	if t.diag.policy.AbortiveClose {
-		t.in.Drop(t.Loop())
+		t.drop()
 		t.Abort(now, services.Killed, services.First{Who: "us", How: services.ByRST}) // the reason is known already
 		return
 	}
 	t.Enter(services.Closing)
-	t.finishBy = now + plan.FinGrace
-	t.Arm(t.finishBy)
+	t.finished = now
+	t.Disarm()
+	if t.finishBy = 0; limit > 0 {
+		t.finishBy = now + limit
+	}
 	t.in.Cut()
 	if !t.in.Holds() {
 		if err := t.Client.CloseWrite(); err != nil {
@@ -162,8 +179,14 @@ func (t *talk) finish(now time.Duration, plan *services.Plan) {
 }
 
 func (t *talk) abort(now time.Duration, why services.Reason) {
-	t.in.Drop(t.Loop())
+	t.drop()
 	t.Abort(now, why, services.First{Who: "us", How: services.ByRST})
+}
+
+// drop forgets what the client has not taken.
+func (t *talk) drop() {
+	t.in.Drop(t.Loop())
+	t.out.Drop(t.Loop())
 }
 
 // Panicked gives the talk up.

@@ -31,14 +31,22 @@ func (p *pair) limit(now time.Duration, ready services.Ready) {
 			return
 		}
 	}
-	if p.half && p.proxy.halfFor > 0 {
-		at := p.Moved() + p.proxy.halfFor
-		if now >= at {
-			p.abort(now, services.HalfCloseTimeout, services.First{Who: "us", How: services.ByTimeout})
+	if p.half {
+		limit, why := p.halfLimit()
+		at := p.Moved() + limit
+		if limit > 0 && now >= at {
+			p.abort(now, why, services.First{Who: "us", How: services.ByTimeout})
 			return
 		}
-		next = min(next, at)
+		if limit > 0 {
+			next = min(next, at)
+		}
 	}
+	at, ended := p.ask(now)
+	if ended {
+		return
+	}
+	next = min(next, at)
 	if plan := p.Plan(); plan != nil {
 		at, ended := p.drain(now, plan)
 		if ended {
@@ -49,6 +57,16 @@ func (p *pair) limit(now time.Duration, ready services.Ready) {
 	if next < never {
 		p.Arm(next)
 	}
+}
+
+// halfLimit is how long the peer that has not finished may be silent. Its side
+// is in FIN-WAIT-2, so fin_wait2 bounds it where half_close does not: nothing
+// else would, since its kernel answers keepalive for ever.
+func (p *pair) halfLimit() (time.Duration, services.Reason) {
+	if p.proxy.halfFor > 0 {
+		return p.proxy.halfFor, services.HalfCloseTimeout
+	}
+	return p.proxy.finFor, services.FinWait2Timeout
 }
 
 // drain closes the pair if it is quiet or the deadline has come; else it says
@@ -79,12 +97,23 @@ func (p *pair) limitClosing(now time.Duration, ready services.Ready) {
 			p.finishBy = by
 		}
 	}
-	if p.finishBy == 0 {
+	next := never
+	if p.finishBy != 0 {
+		next = p.finishBy
+	}
+	if now >= next {
+		p.abort(now, services.FinWait2Timeout, services.First{Who: "us", How: services.ByTimeout})
 		return
 	}
-	if now < p.finishBy {
-		p.Arm(p.finishBy)
-		return
+	if by, waits := p.LingerBy(p.finished); waits {
+		if now >= by {
+			p.Because(services.FinUnacked, "")
+			p.abort(now, services.FinUnacked, services.First{Who: "us", How: services.ByTimeout})
+			return
+		}
+		next = min(next, by)
 	}
-	p.abort(now, services.FinWait2Timeout, services.First{Who: "us", How: services.ByTimeout})
+	if next < never {
+		p.Arm(next)
+	}
 }

@@ -18,6 +18,7 @@ type pair struct {
 	services.Session
 	proxy    *Proxy
 	up, down services.Pipe
+	beats    *beats // nil without heartbeat
 
 	target    *Backend      // of the current or last attempt
 	begun     bool          // the client's events arrive
@@ -25,6 +26,7 @@ type pair struct {
 	counted   bool          // in target.active
 	attempts  int           // that failed
 	waitUntil time.Duration // the attempt must have succeeded, or the next begins
+	finished  time.Duration // Closing: since when
 	finishBy  time.Duration // Closing: the peers' FINs must be there; 0 is no limit
 }
 
@@ -130,6 +132,7 @@ func (p *pair) finish(now time.Duration, why services.Reason, limit time.Duratio
 		p.Saw(services.First{Who: "us", How: services.ByFIN})
 	}
 	p.Enter(services.Closing)
+	p.finished = now
 	if p.finishBy = 0; limit > 0 {
 		p.finishBy = now + limit
 	}

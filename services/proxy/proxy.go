@@ -35,5 +35,8 @@ func (x *Proxy) open() (*services.Session, services.Runner) {
 	p := &pair{proxy: x}
 	p.up = services.Pipe{From: &p.Client, To: &p.Backend}
 	p.down = services.Pipe{From: &p.Backend, To: &p.Client}
+	if x.config.Heartbeat.Enabled() {
+		p.beat(&x.config.Heartbeat)
+	}
 	return &p.Session, p
 }

@@ -142,6 +142,14 @@ func (c *Conn) TimeOut() {
 	c.fail(syscall.ETIMEDOUT)
 }
 
+// Die makes the connection die with the given error, as one that a rule of its
+// policy ended.
+func (c *Conn) Die(err error) {
+	c.net.mu.Lock()
+	defer c.net.mu.Unlock()
+	c.fail(err)
+}
+
 // Peer is the other end.
 func (c *Conn) Peer() *Conn {
 	c.net.mu.Lock()
