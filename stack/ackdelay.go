@@ -75,6 +75,8 @@ type ackSlot struct {
 	held  bool
 	fin   bool // we have sent FIN
 	skip  uint8
+	ecr   [4]byte // the echo in the one that is held
+	ts    bool    // it has one
 }
 
 type heldAck struct {
@@ -136,11 +138,15 @@ func (a *AckDelay) Outbound(f *frame.Frame) frame.Verdict {
 		return frame.Pass
 	}
 	if !slot.mayHold(s) || !shard.room() {
+		if slot.held && slot.ts {
+			keepEcho(f, slot.ecr)
+		}
 		a.pass(slot, s)
 		return frame.Pass
 	}
 	slot.turn++
 	slot.held, slot.want = true, s.ack
+	slot.ecr, slot.ts = echoOf(f.Net)
 	shard.hold(slot, f, time.Since(a.start)+ackDelay)
 	select {
 	case a.kick <- struct{}{}:
@@ -163,6 +169,47 @@ func (a *AckDelay) pass(slot *ackSlot, s segment) {
 	}
 	slot.acked = s.ack
 	slot.fin = slot.fin || s.flags&(tcpFIN|tcpRST) != 0
+}
+
+// echoAt is where gVisor's segments have their timestamp's echo, in the TCP
+// header: behind two NOPs, kind, length and our own timestamp.
+const echoAt = tcpHeader + 8
+
+// timestamped finds the TCP header of a packet of ours that begins its options
+// with timestamps, or nil.
+func timestamped(p []byte) []byte {
+	at := 20
+	if p[0]>>4 == 6 {
+		at = 40
+	}
+	if len(p) < at+echoAt+4 || int(p[at+12]>>4)*4 < echoAt+4 || p[at+tcpHeader] != 1 || !onlyTimestamps(p[at+tcpHeader:]) {
+		return nil
+	}
+	return p[at:]
+}
+
+func echoOf(p []byte) (ecr [4]byte, ok bool) {
+	tcp := timestamped(p)
+	if tcp == nil {
+		return ecr, false
+	}
+	return [4]byte(tcp[echoAt:]), true
+}
+
+// keepEcho gives a segment the echo of the ACK it stands for: that of the
+// earliest segment it acknowledges, so that the peer's measurement includes the
+// delay (RFC 7323, 4.3).
+func keepEcho(f *frame.Frame, ecr [4]byte) {
+	tcp := timestamped(f.Net)
+	if tcp == nil || [4]byte(tcp[echoAt:]) == ecr {
+		return
+	}
+	old := ^frame.Sum(tcp[echoAt:echoAt+4], 0)
+	copy(tcp[echoAt:], ecr[:])
+	if f.Meta.Flags&frame.NeedsCsum == 0 { // RFC 1624: HC' = ~(~HC + ~m + m')
+		sum := ^binary.BigEndian.Uint16(tcp[16:])
+		binary.BigEndian.PutUint16(tcp[16:], ^frame.Sum(ecr[:], frame.Sum([]byte{byte(old >> 8), byte(old)}, sum)))
+	}
 }
 
 // mayHold reports whether a segment is an ACK that can wait.

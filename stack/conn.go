@@ -91,6 +91,13 @@ func (c *Conn) Established() error {
 	return nil
 }
 
+// lostSYN reports whether our SYN was repeated and no timestamp tells which one
+// was answered.
+func (c *Conn) lostSYN() bool {
+	life := c.Life()
+	return life.SynRetrans > 0 && !life.Options.Timestamps
+}
+
 // closedBy tells of a connection that gVisor has closed without an error: it
 // does so with a reset in CLOSE-WAIT and beyond.
 func (c *Conn) closedBy() error {
@@ -109,7 +116,7 @@ func (c *Conn) armPolicy() {
 		return
 	}
 	c.unarmed = false
-	c.s.fields.bound(c.ep, c.policy.Retransmit)
+	c.s.fields.bound(c.ep, c.policy.Retransmit, c.lostSYN())
 	if c.policy.Keepalive.Enabled() {
 		c.ep.SocketOptions().SetKeepAlive(true)
 	}

@@ -129,8 +129,9 @@ func get[T any](base unsafe.Pointer, offset uintptr) T { return *(*T)(unsafe.Add
 func put[T any](base unsafe.Pointer, offset uintptr, v T) { *(*T)(unsafe.Add(base, offset)) = v }
 
 // bound puts the policy's bounds of retransmission into an established
-// connection. It does nothing to one that has no sender yet or any more.
-func (f *fields) bound(ep tcpip.Endpoint, r config.Retransmit) {
+// connection. It does nothing to one that has no sender yet or any more. lostSYN
+// tells that our SYN was repeated and no timestamp measured the round trip.
+func (f *fields) bound(ep tcpip.Endpoint, r config.Retransmit, lostSYN bool) {
 	e, ok := ep.(*tcp.Endpoint)
 	if !ok {
 		return
@@ -149,9 +150,17 @@ func (f *fields) bound(ep tcpip.Endpoint, r config.Retransmit) {
 	if r.MinRTO > 0 && r.MaxRTO >= r.MinRTO {
 		put(snd, f.minRTO, r.MinRTO)
 		put(snd, f.maxRTO, r.MaxRTO)
-		put(snd, f.rto, min(max(get[time.Duration](snd, f.rto), r.MinRTO), r.MaxRTO))
+		rto := get[time.Duration](snd, f.rto)
+		if lostSYN {
+			rto = max(rto, lostSYNRTO)
+		}
+		put(snd, f.rto, min(max(rto, r.MinRTO), r.MaxRTO))
 	}
 }
+
+// lostSYNRTO is where the RTO begins if the SYN had to be repeated and nothing
+// was measured (RFC 6298, 5.7).
+const lostSYNRTO = 3 * time.Second
 
 // fill adds to a snapshot what only the fields tell.
 func (f *fields) fill(e *tcp.Endpoint, now tcpip.MonotonicTime, info *tcpinfo.Info) {

@@ -100,7 +100,7 @@ func (l *Listener) TryAccept() (*Conn, error) {
 	if l.s.flows != nil {
 		l.s.flows.Adopt(c.local, c.remote, c.id, l.policy.Name)
 	}
-	l.s.fields.bound(ep, l.policy.Retransmit)
+	l.s.fields.bound(ep, l.policy.Retransmit, c.lostSYN())
 	// gVisor hands down only a few of a listener's options: set all on each connection.
 	if err := applyPolicy(ep, l.policy); err != nil {
 		c.Abort()

@@ -168,6 +168,9 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 		if f.crosses(s) {
 			straighten(fr, s)
 		}
+		if before == SynReceived && s.flags&rst != 0 && s.seq != f.irs+1 {
+			return f.blindRST(t, s, now)
+		}
 		f.receivedEarly(s, now)
 		if f.state == before {
 			return a, frame.Pass, full
@@ -183,6 +186,12 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 				return f.answer(now), frame.Reply, full
 			}
 			return a, frame.Drop, full
+		}
+		if f.outdated(s) {
+			if s.length() == 0 {
+				return a, frame.Consume, full // nothing in it is news
+			}
+			setWindow(fr, f.peerWindow)
 		}
 		f.receivedLate(s, now)
 		if f.has(rstSeen) && (f.id == 0 || f.has(released)) {
@@ -217,6 +226,24 @@ func (t *Table) again(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 	t.greet(c, sh, fr, s, uint32(s.key.hash(t.seed)), now)
 }
 
+// outdated reports whether a segment carries a window that an earlier one has
+// replaced. gVisor would take it: a pure ACK that was overtaken may be
+// forgotten (RFC 9293, 3.10.7.4: "it can be ignored"), one with data keeps its data only.
+func (f *Flow) outdated(s *segment) bool {
+	return s.is(ack|syn|rst, ack) && f.wl1 != 0 && !f.offersNew(s) && s.window != f.peerWindow
+}
+
+// blindRST answers a RST during the handshake that is inside of the window and
+// not exact (RFC 5961, 3.2), and ignores one outside.
+func (f *Flow) blindRST(t *Table, s *segment, now instant) (a answer, v frame.Verdict, full int) {
+	wnd := uint32(f.window)
+	if inside := after(s.seq, f.irs) && before(s.seq, f.irs+1+wnd); !inside || !f.mayChallenge(now) {
+		return a, frame.Drop, -1
+	}
+	t.Count.Challenges.Add(1)
+	return f.answer(now), frame.Reply, -1
+}
+
 // crosses reports whether a segment is the SYN-ACK of a peer whose SYN has
 // crossed ours: its ACK completes the connection (RFC 9293, 3.5, figure 8).
 func (f *Flow) crosses(s *segment) bool {
@@ -235,10 +262,28 @@ func straighten(fr *frame.Frame, s *segment) {
 	s.seq++
 	tcp[13] = s.flags
 	binary.BigEndian.PutUint32(tcp[4:], s.seq)
-	if fr.Meta.Flags&frame.NeedsCsum == 0 {
-		binary.BigEndian.PutUint16(tcp[16:], 0)
-		binary.BigEndian.PutUint16(tcp[16:], l.TransportSum(fr.Net))
+	resum(fr, l)
+}
+
+// setWindow puts another window into a segment.
+func setWindow(fr *frame.Frame, window uint16) {
+	l, ok := frame.Parse(fr.Net)
+	if !ok {
+		return
 	}
+	binary.BigEndian.PutUint16(fr.Net[l.Transport+14:], window)
+	resum(fr, l)
+}
+
+// resum makes the checksum of a segment that was changed right, unless it is
+// still to be made.
+func resum(fr *frame.Frame, l frame.Layout) {
+	if fr.Meta.Flags&frame.NeedsCsum != 0 {
+		return
+	}
+	tcp := fr.Net[l.Transport:l.End]
+	binary.BigEndian.PutUint16(tcp[16:], 0)
+	binary.BigEndian.PutUint16(tcp[16:], l.TransportSum(fr.Net))
 }
 
 // receivedEarly notes a segment during the handshake, on which gVisor decides.

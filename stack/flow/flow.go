@@ -27,6 +27,7 @@ type Flow struct {
 	rcvNxt         uint32 // the last acknowledgement we sent
 	sndWnd         uint32 // what the peer offers, in bytes
 	maxSndWnd      uint32 // the largest it ever offered (RFC 5961, 5.2: MAX.SND.WND)
+	wl1, wl2       uint32 // of the segment that last set the window (RFC 9293, 3.3.1: SND.WL1, SND.WL2)
 	finSeq         uint32 // sequence number of our FIN
 	peerFin        uint32 // sequence number of the peer's FIN
 	tsRecent       uint32 // RFC 7323, 4.3: TS.Recent
@@ -47,6 +48,7 @@ type Flow struct {
 
 	rcvMSS, sndMSS uint16
 	window         uint16 // as last sent in a header of ours
+	peerWindow     uint16 // as in the header of the segment that last set sndWnd
 	vlan           uint16
 	policy         uint16
 	spoke          uint16 // the list of the wheel it is in
@@ -213,6 +215,7 @@ func (f *Flow) receivedSYN(s *segment, now instant) {
 	f.sndMSS, f.sndScale = s.mss, s.scale
 	f.sndWnd = uint32(s.window)
 	f.maxSndWnd = max(f.maxSndWnd, f.sndWnd)
+	f.wl1, f.wl2, f.peerWindow = s.seq, s.ack, s.window
 	f.flags &^= peerTS | peerSACK
 	if s.ts {
 		f.flags |= peerTS
@@ -261,7 +264,9 @@ func (f *Flow) received(s *segment, now instant) {
 
 // receivedACK notes how far the peer has acknowledged us, and its window.
 func (f *Flow) receivedACK(s *segment, now instant) {
-	f.offer(s, now)
+	if f.offersNew(s) {
+		f.offer(s, now)
+	}
 	if !after(s.ack, f.sndUna) || after(s.ack, f.sndNxt) {
 		return
 	}
@@ -281,11 +286,15 @@ func (f *Flow) receivedACK(s *segment, now instant) {
 	}
 }
 
+// offersNew reports whether a segment's window is newer than the one that is
+// known (RFC 9293, 3.10.7.4, fifth check): an old segment must not set it.
+func (f *Flow) offersNew(s *segment) bool {
+	return !before(s.ack, f.sndUna) && (before(f.wl1, s.seq) || f.wl1 == s.seq && !after(f.wl2, s.ack))
+}
+
 // offer notes the peer's window.
 func (f *Flow) offer(s *segment, now instant) {
-	if before(s.ack, f.sndUna) {
-		return // an old one
-	}
+	f.wl1, f.wl2, f.peerWindow = s.seq, s.ack, s.window
 	wnd := uint32(s.window)
 	if f.sndScale > 0 {
 		wnd <<= uint(f.sndScale)
