@@ -119,6 +119,17 @@ func (c *Conn) death(err tcpip.Error) error {
 	return c.fate
 }
 
+// hintError is a soft error as an errno, or nil.
+func hintError(h tcpinfo.Hint) error {
+	switch h {
+	case tcpinfo.NetworkUnreachable:
+		return syscall.ENETUNREACH
+	case tcpinfo.HostUnreachable:
+		return syscall.EHOSTUNREACH
+	}
+	return nil
+}
+
 // limit is the bound of a state that ended the connection, or nil.
 func (c *Conn) limit() error {
 	life := c.Life()
@@ -126,7 +137,7 @@ func (c *Conn) limit() error {
 	case life.EndedBy == "":
 		return nil
 	case life.EndedBy == tcpinfo.SynRetries:
-		return &TimeoutError{What: UnansweredSYN}
+		return &TimeoutError{What: UnansweredSYN, Last: hintError(life.Hint)}
 	}
 	state := ""
 	for _, step := range life.Steps {

@@ -139,6 +139,9 @@ func endLines(who string, l services.Life, end *services.EndedSide) []string {
 	if l.ZeroWindow > 0 {
 		add("its window was closed for %s", span(l.ZeroWindow))
 	}
+	if l.Hint != "" {
+		add("during the handshake a router said: %s", strings.ReplaceAll(string(l.Hint), "_", " "))
+	}
 	if l.SynRetrans > 0 {
 		add("our SYN was sent again %s", times(l.SynRetrans))
 	}

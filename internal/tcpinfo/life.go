@@ -72,9 +72,20 @@ type Life struct {
 	Guarded      int           `json:"guarded"`            // segments that were refused before TCP saw them
 	ZeroWindow   time.Duration `json:"zero_window_ns"`     // the peer's window is closed since; 0 is open
 	Options      Options       `json:"options"`            // agreed in the handshake
+	Hint         Hint          `json:"hint,omitempty"`     // what the network said of the peer during the handshake
 	EndedBy      Rule          `json:"ended_by,omitempty"` // the limit that ended it, if it was one of the table's
 	TimeWaitLeft time.Duration `json:"time_wait_left_ns"`  // while it is in TIME-WAIT
 }
+
+// Hint is a soft error: a word of the network about the peer that ends nothing
+// by itself (RFC 1122, 4.2.3.9).
+type Hint string
+
+// The hints.
+const (
+	NetworkUnreachable Hint = "network_unreachable"
+	HostUnreachable    Hint = "host_unreachable"
+)
 
 // Options are what both ends offered in their SYNs.
 type Options struct {

@@ -65,6 +65,7 @@ type Flow struct {
 	guarded        uint8
 	challenges     uint8 // sent in the current second
 	endedBy        uint8 // index in limitRules plus one
+	soft           uint8 // what the network said of the peer during the handshake
 	timed          bool  // it is in the wheel
 	mac            [6]byte
 }

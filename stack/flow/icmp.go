@@ -35,13 +35,38 @@ func (t *Table) inboundICMP(p []byte, l frame.Layout) frame.Verdict {
 	sh.mu.Lock()
 	f, _ := sh.find(&s.key, h)
 	good := f != nil && f.state != TimeWait && f.state != Closed && f.outstanding(s.seq)
+	kept := good && !f.state.synchronized() && f.hint(icmp, l.Version)
 	sh.mu.Unlock()
 	if !good || tooSmall {
 		t.Count.ICMP.Add(1)
 		return frame.Drop
 	}
+	if kept {
+		return frame.Consume
+	}
 	return frame.Pass
 }
+
+// hint keeps a soft error about a handshake, which gVisor would take for its
+// end: the network may find a way yet (RFC 9293, 3.9.2.2: "MUST NOT abort").
+func (f *Flow) hint(p []byte, version uint8) (soft bool) {
+	kind, code := p[0], p[1]
+	switch {
+	case version == 4 && kind == 3 && code == 0, version == 6 && kind == 1 && code == 0:
+		f.soft = softNetwork
+	case version == 4 && kind == 3 && (code == 1 || code == 5), version == 6 && kind == 1 && code == 3:
+		f.soft = softHost
+	default:
+		return false
+	}
+	return true
+}
+
+// What the network said last of a handshake's peer.
+const (
+	softNetwork = 1 + iota
+	softHost
+)
 
 // readICMP takes an ICMP error apart: what it quotes, and whether it wants
 // packets that are too small.

@@ -138,6 +138,12 @@ func (t *Table) life(f *Flow, now instant) tcpinfo.Life {
 	if f.has(finAcked) {
 		l.FinAckedIn = time.Duration(f.finTook) * time.Millisecond
 	}
+	switch f.soft {
+	case softNetwork:
+		l.Hint = tcpinfo.NetworkUnreachable
+	case softHost:
+		l.Hint = tcpinfo.HostUnreachable
+	}
 	switch {
 	case f.has(finFirstUs):
 		l.FinFirst = tcpinfo.Us
