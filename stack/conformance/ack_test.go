@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -37,25 +36,6 @@ func TestEverySecondFullSegmentIsAcknowledged(t *testing.T) {
 
 // full is the size of a full segment in IPv4.
 const full = 1460
-
-// SHLD-19: nor does a burst of full segments get fewer ACKs.
-func TestABurstOfFullSegmentsIsAcknowledgedEverySecond(t *testing.T) {
-	t.Parallel()
-	p, _ := newBox(t, nil).open(t, box4, mss(full)...)
-	for i := range uint32(40) {
-		p.say(lab.ACK, 1+full*i, 1, strings.Repeat("x", full))
-	}
-	acks, last := 0, uint32(0)
-	for last < 1+40*full {
-		last = p.expect("ACK", anything).Ack - p.iss
-		acks++
-	}
-	seen := ""
-	if acks < 10 { // what came while we were busy may be answered together
-		seen = fmt.Sprintf("%d ACKs for 40 full segments", acks)
-	}
-	holds(t, seen)
-}
 
 // MUST-31: urgent data of any length are data, whatever their pointer says.
 func TestUrgentDataAreReadInTheirPlace(t *testing.T) {

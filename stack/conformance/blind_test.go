@@ -1,8 +1,10 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,5 +143,28 @@ func TestAConnectionKeepsItsAddress(t *testing.T) {
 		if err := await(t, c, c.Established); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// MUST-46: nobody dials a group, and nothing of it is on the wire.
+func TestNoSYNGoesToAGroup(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	p := b.peer(t, box4, 7000)
+	for _, to := range []string{"224.0.0.1", "255.255.255.255", "10.9.0.255", "ff02::1"} {
+		c, err := b.Dial(netip.AddrPortFrom(netip.MustParseAddr(to), 7000), "test")
+		if err == nil {
+			t.Cleanup(c.Abort)
+			if err := c.Established(); err == nil || errors.Is(err, syscall.EAGAIN) {
+				t.Errorf("%s is dialled", to)
+			}
+		}
+	}
+	_, syn := b.dial(t, p) // the first that comes is ours
+	if syn.Dst != p.from {
+		t.Errorf("a SYN went to %v", syn.Dst)
+	}
+	if n := len(b.flows.List()); n != 1 {
+		t.Errorf("%d SYNs went out, want the last", n)
 	}
 }

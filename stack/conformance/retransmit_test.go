@@ -150,3 +150,30 @@ func TestNoKeepaliveProbeWhileDataAreUnacknowledged(t *testing.T) {
 		t.Errorf("while data are unacknowledged came %v", s)
 	}
 }
+
+// RFC 6298, 2.2 and 2.3: the first round trip R makes the timeout R + 4 R/2, and
+// later ones move it.
+func TestRoundTripsSetTheTimeout(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	p := b.peer(t, box4, 7000)
+	c, _ := b.dial(t, p)
+	p.expectNothing("a SYN too early", anything) // 300 ms pass
+	p.say(lab.SYN|lab.ACK, 0, 1, "")
+	p.expectACK(1, 1)
+	if err := await(t, c, c.Established); err != nil {
+		t.Fatal(err)
+	}
+	first := c.Info()
+	between(t, "the round trip is", first.RTT, 290*time.Millisecond, 600*time.Millisecond)
+	if want := first.RTT * 3; first.RTO < want*9/10 || first.RTO > want*11/10 {
+		t.Errorf("after a first round trip of %v the timeout is %v, want %v", first.RTT, first.RTO, want)
+	}
+	write(t, c, "data")
+	p.expect("data", hasData)
+	p.say(lab.ACK, 1, 5, "")
+	within(t, 5*time.Second, "the ACK", func() bool { return c.Info().Unacked == 0 })
+	if second := c.Info(); second.RTT >= first.RTT || second.RTT < first.RTT*8/10 {
+		t.Errorf("after a shorter one the smoothed round trip goes from %v to %v, want an eighth less", first.RTT, second.RTT)
+	}
+}
