@@ -155,6 +155,8 @@ func (p Policy) node() *yaml.Node {
 		pair{"close_wait", span(p.CloseWait)},
 		pair{"zero_window", span(p.ZeroWindow)},
 		pair{"linger", p.lingerNode()},
+		pair{"dscp", number(p.DSCP)},
+		pair{"ttl", number(cmp.Or(p.TTL, 64))},
 		pair{"congestion", word(p.Congestion)},
 	)
 }

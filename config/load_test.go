@@ -70,6 +70,7 @@ func TestDesignSampleIsReadWhole(t *testing.T) {
 		FinWait2:    time.Minute,
 		TimeWait:    config.TimeWait{Duration: time.Minute, Reuse: "newer-syn", Max: 262144},
 		Congestion:  "cubic",
+		TTL:         64,
 		FinWait1:    2 * time.Minute,
 		Closing:     2 * time.Minute,
 		LastAck:     2 * time.Minute,

@@ -75,6 +75,8 @@ func (p *parser) policy(v value, base Policy) policyDraft {
 		field{"close_wait", func(v value) { v.durationOrOff(&d.CloseWait) }},
 		field{"zero_window", func(v value) { v.durationOrOff(&d.ZeroWindow) }},
 		field{"linger", func(v value) { v.linger(&d.Policy) }},
+		field{"dscp", func(v value) { v.integer(&d.DSCP, 0, 63) }},
+		field{"ttl", func(v value) { v.integer(&d.TTL, 1, 255) }},
 		field{"congestion", func(v value) { v.oneOf(&d.Congestion, "cubic", "reno") }},
 	)
 	p.doubtUserTimeout(v, d)

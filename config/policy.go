@@ -14,6 +14,9 @@ type Policy struct {
 	TimeWait    TimeWait
 	Congestion  string // "cubic" or "reno"
 
+	DSCP int // of what we send (RFC 2474); 0 is the default
+	TTL  int // of what we send, IPv6's hop limit too; 0 is the default, 64
+
 	// Bounds of the states a connection may otherwise stay in for ever, each
 	// for as long as nothing is acknowledged or received in it.
 	FinWait1   time.Duration // our FIN unacknowledged
@@ -71,6 +74,7 @@ func DefaultPolicy() Policy {
 		FinWait2:   60 * time.Second,
 		TimeWait:   TimeWait{Duration: defaultTimeWait, Reuse: "newer-syn", Max: 262144},
 		Congestion: "cubic",
+		TTL:        64,
 		FinWait1:   2 * time.Minute,
 		Closing:    2 * time.Minute,
 		LastAck:    2 * time.Minute,

@@ -42,11 +42,22 @@ func (s *Session) NoteFIN() {
 // Abort ends the session at once: a side that hasn't ended with FIN is reset.
 func (s *Session) Abort(now time.Duration, r Reason, f First) {
 	if s.ended {
+		s.fault(r)
 		return
 	}
 	s.Because(r, "")
 	s.Saw(f)
 	s.leave(now)
+	s.gone()
+}
+
+// fault lets go of a session that had ended when a fault of our own was found
+// in it: nobody else would.
+func (s *Session) fault(r Reason) {
+	if r != InternalError || s.left {
+		return
+	}
+	s.reason, s.detail = r, "had ended: "+s.reason.String()
 	s.gone()
 }
 
@@ -141,10 +152,11 @@ func (s *Session) gone() {
 		s.shard.remove(s)
 		s.server.left(e)
 	}()
-	e = s.record()
 	defer s.released(&e)
-	defer s.Backend.release()
-	s.Client.release()
+	fault := s.reason == InternalError // ask the connections nothing that they may fail at again
+	defer s.Backend.release(fault)
+	defer s.Client.release(fault)
+	e = s.record()
 }
 
 // released completes the record by what letting go of the connections did.

@@ -114,9 +114,7 @@ func (sh *shard) Panicked(now time.Duration) {
 	}
 	sh.ArmBy(now + settleEvery)
 	s := sh.looking
-	if sh.looking = nil; s == nil || s.left {
-		return
+	if sh.looking = nil; s != nil {
+		s.fault(InternalError)
 	}
-	s.reason, s.detail = InternalError, "had ended: "+s.reason.String()
-	s.gone()
 }

@@ -50,19 +50,17 @@ func (s *Side) acked() (acked, over bool) {
 func (s *Side) lingered() bool { return s.Conn == nil || s.FIN && s.Conn.FinAcked() }
 
 // release lets go of the connection, gently if both ends agree that it has
-// ended, else with RST. It reports whether a reset was due.
-func (s *Side) release() (reset bool) {
-	if s.Conn == nil {
-		return false
-	}
-	if s.EOF && s.FIN && s.Conn.FinAcked() {
+// ended, else, or by force, with RST.
+func (s *Side) release(force bool) {
+	switch {
+	case s.Conn == nil:
+	case !force && s.EOF && s.FIN && s.Conn.FinAcked():
 		// Close fails only on a connection that is closed already.
 		_ = s.Conn.Close()
-		return false
+	default:
+		s.cut = s.died == ""
+		s.Conn.Abort()
 	}
-	s.cut = s.died == ""
-	s.Conn.Abort()
-	return s.cut
 }
 
 // death reports the error of a connection that has ended without telling its

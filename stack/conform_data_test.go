@@ -472,3 +472,68 @@ func TestCrossingSYNsMakeOneConnection(t *testing.T) {
 		})
 	}
 }
+
+// MUST-48, MUST-49, SHLD-22: the DS field and the TTL are those of the policy.
+func TestTheIPHeaderCarriesWhatThePolicySays(t *testing.T) {
+	t.Parallel()
+	p := quick("p", func(p *config.Policy) { p.DSCP, p.TTL = 46, 17 })
+	_, h, c := met(t, want{policies: []config.Policy{p}}, "p")
+	write(t, c, "data")
+	s := h.hear("data", hasData)
+	if ip := s.Frame[14:]; ip[1] != 46<<2 || ip[8] != 17 {
+		t.Errorf("DS field %#x and TTL %d, want %#x and 17", ip[1], ip[8], 46<<2)
+	}
+	_, plain, d := met(t, want{}, "default")
+	write(t, d, "data")
+	if ip := plain.hear("data", hasData).Frame[14:]; ip[1] != 0 || ip[8] != 64 {
+		t.Errorf("without them DS field %#x and TTL %d, want 0 and 64", ip[1], ip[8])
+	}
+}
+
+// MUST-9: the same two ends start elsewhere on another box: a secret is in it.
+func TestInitialSequenceNumbersHoldASecret(t *testing.T) {
+	t.Parallel()
+	_, a, _ := met(t, want{}, "default")
+	_, b, _ := met(t, want{}, "default")
+	if d := int32(a.irs - b.irs); d > -1<<20 && d < 1<<20 {
+		t.Errorf("two boxes start at %d and %d for the same ends", a.irs, b.irs)
+	}
+}
+
+// MUST-31: urgent data of any length are data like others.
+func TestUrgentDataAreReadInLine(t *testing.T) {
+	t.Parallel()
+	_, h, c := met(t, want{}, "default")
+	text := strings.Repeat("urgent", 200)
+	s := h.craft(lab.ACK|lab.PSH|lab.URG, 1, 1, text)
+	s.Urgent = uint16(len(text))
+	h.send(s)
+	h.say(lab.ACK|lab.PSH, uint32(1+len(text)), 1, "plain")
+	if got := read(t, c, len(text)+5); got != text+"plain" {
+		t.Errorf("heard %d bytes that are not what was sent", len(got))
+	}
+}
+
+// MUST-37: a window may stay closed as long as probes are answered, if the policy
+// sets no bound.
+func TestAClosedWindowIsWaitedForWhenThePolicySaysSo(t *testing.T) {
+	t.Parallel()
+	p := quick("p", func(p *config.Policy) {
+		p.ZeroWindow, p.UserTimeout = config.Off, config.Off
+		p.Retransmit = config.Retransmit{MinRTO: 20 * time.Millisecond, MaxRTO: 40 * time.Millisecond, MaxRetries: 3, SynRetries: 2, LossDetection: "sack"}
+	})
+	_, h, c := met(t, want{policies: []config.Policy{p}}, "p")
+	h.win = 0
+	h.say(lab.ACK, 1, 1, "")
+	within(t, 5*time.Second, "the closed window", func() bool { return c.Life().ZeroWindow > 0 })
+	write(t, c, "waiting")
+	for range 12 { // four times max_retries
+		h.hear("a probe", func(s lab.Segment) bool { return s.Seq-h.irs <= 1 })
+		h.say(lab.ACK, 1, 1, "")
+	}
+	h.win = 1000
+	h.say(lab.ACK, 1, 1, "")
+	if s := h.hear("data", func(s lab.Segment) bool { return s.Len == 7 }); string(s.Payload) != "waiting" {
+		t.Errorf("heard %q", s.Payload)
+	}
+}

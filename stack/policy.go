@@ -33,6 +33,9 @@ func applyPolicy(ep tcpip.Endpoint, p *config.Policy) error {
 			return fmt.Errorf("apply policy %s: %T: %w", p.Name, o, toError(err))
 		}
 	}
+	if err := applyIP(ep, p); err != nil {
+		return err
+	}
 	if p.Keepalive.Idle <= 0 {
 		return nil
 	}
@@ -40,6 +43,28 @@ func applyPolicy(ep tcpip.Endpoint, p *config.Policy) error {
 		return fmt.Errorf("apply policy %s: keepalive probes: %w", p.Name, toError(err))
 	}
 	ep.SocketOptions().SetKeepAlive(true)
+	return nil
+}
+
+// applyIP sets the fields of the IP header that a policy names (RFC 9293, 3.9.2:
+// MUST-48, MUST-49). The SYN-ACK of an accepted connection had the defaults.
+func applyIP(ep tcpip.Endpoint, p *config.Policy) error {
+	type option struct {
+		name  tcpip.SockOptInt
+		value int
+	}
+	var all []option
+	if p.DSCP > 0 {
+		all = append(all, option{tcpip.IPv4TOSOption, p.DSCP << 2}, option{tcpip.IPv6TrafficClassOption, p.DSCP << 2})
+	}
+	if p.TTL > 0 {
+		all = append(all, option{tcpip.IPv4TTLOption, p.TTL}, option{tcpip.IPv6HopLimitOption, p.TTL})
+	}
+	for _, o := range all {
+		if err := ep.SetSockOptInt(o.name, o.value); err != nil {
+			return fmt.Errorf("apply policy %s: IP option %d: %w", p.Name, o.name, toError(err))
+		}
+	}
 	return nil
 }
 

@@ -16,10 +16,10 @@ import (
 
 func connCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "conn",
-		Usage: "look into one connection, or end it",
+		Name:        "conn",
+		Usage:       "look into one connection, or end it",
 		Description: "The ID is the first column of `appliance conns`.",
-		Action: noCommand,
+		Action:      noCommand,
 		Subcommands: []*cli.Command{
 			{
 				Name:      "why",

@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"internal/tcpinfo":      {},
 	"internal/golden":       {},
 	"internal/connfilter":   {},
+	"internal/lifecycle":    {},
 	"internal/lab":          {},
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},

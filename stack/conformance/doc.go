@@ -3,7 +3,7 @@
 // It has no code but tests, because the peer must not share a line with what is
 // judged.
 //
-// docs/rfc9293.md is the matrix of the statements and the tests that show them;
-// a test here keeps it true. Statements that do not hold stand in the table
-// knownGaps, each with a test that fails once it holds after all.
+// docs/rfc9293.md is the matrix of the statements. Those that do not hold and
+// have a test here stand in the table knownGaps: it is skipped for as long as it
+// fails, and fails once it passes.
 package conformance

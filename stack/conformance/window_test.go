@@ -59,6 +59,22 @@ func TestASenderFillsNoCrumbsOfAWindow(t *testing.T) {
 	holds(t, seen)
 }
 
+// MUST-38: nor is a crumb filled when nothing is on its way, before a tenth of a
+// second has passed.
+func TestASenderFillsNoCrumbsWhenNothingIsOnItsWay(t *testing.T) {
+	t.Parallel()
+	p, c := newBox(t, nil).open(t, box4, mss(1000)...)
+	p.win = 50
+	p.say(lab.ACK, 1, 1, "")
+	within(t, 5*time.Second, "the window", func() bool { return c.Info().SndWnd == 50 })
+	write(t, c, strings.Repeat("x", 9000))
+	seen := ""
+	if s, ok := p.next(hasData, 80*time.Millisecond); ok {
+		seen = fmt.Sprintf("a segment of %d bytes fills a window of 50 at once", s.Len)
+	}
+	holds(t, seen)
+}
+
 // SHLD-14: the right edge of our window never goes back.
 func TestOurWindowIsNotTakenBack(t *testing.T) {
 	t.Parallel()
