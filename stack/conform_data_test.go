@@ -520,14 +520,14 @@ func TestAClosedWindowIsWaitedForWhenThePolicySaysSo(t *testing.T) {
 	t.Parallel()
 	p := quick("p", func(p *config.Policy) {
 		p.ZeroWindow, p.UserTimeout = config.Off, config.Off
-		p.Retransmit = config.Retransmit{MinRTO: 20 * time.Millisecond, MaxRTO: 40 * time.Millisecond, MaxRetries: 3, SynRetries: 2, LossDetection: "sack"}
+		p.Retransmit = config.Retransmit{MinRTO: 100 * time.Millisecond, MaxRTO: 150 * time.Millisecond, MaxRetries: 3, SynRetries: 2, LossDetection: "sack"}
 	})
 	_, h, c := met(t, want{policies: []config.Policy{p}}, "p")
 	h.win = 0
 	h.say(lab.ACK, 1, 1, "")
 	within(t, 5*time.Second, "the closed window", func() bool { return c.Life().ZeroWindow > 0 })
 	write(t, c, "waiting")
-	for range 12 { // four times max_retries
+	for range 7 { // more than twice max_retries
 		h.hear("a probe", func(s lab.Segment) bool { return s.Seq-h.irs <= 1 })
 		h.say(lab.ACK, 1, 1, "")
 	}

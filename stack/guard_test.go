@@ -117,7 +117,7 @@ func TestAnswersToWhatIsRefusedAreLimited(t *testing.T) {
 // and its MTU if it is no lower than Linux takes.
 func TestOnlyAWellFoundedICMPErrorIsBelieved(t *testing.T) {
 	t.Parallel()
-	r, h, c := met(t, want{}, "default")
+	r, h, c := met(t, want{}, "default", option(2, 5, 0xb4)...)
 	router := netip.MustParseAddr("10.9.0.99")
 	write(t, c, string(make([]byte, 1200)))
 	first := h.hear("data", func(s lab.Segment) bool { return s.Len == 1200 })

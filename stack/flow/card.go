@@ -130,7 +130,7 @@ func (t *Table) greet(c *Card, sh *shard, f *frame.Frame, s *segment, h uint32, 
 	fl.reach(f)
 	fl.receivedSYN(s, now)
 	t.recount(sh, fl, slot)
-	t.rearm(sh, fl, slot)
+	t.rearm(sh, fl, slot, now)
 	c.own(f.Eth[:6])
 }
 
@@ -193,12 +193,12 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			return a, frame.Pass, full
 		}
 	}
-	full = t.moved(sh, f, slot)
+	full = t.moved(sh, f, slot, now)
 	return a, frame.Pass, full
 }
 
 // moved follows a change of state: counts, timer, or the end of the flow.
-func (t *Table) moved(sh *shard, f *Flow, slot uint32) (full int) {
+func (t *Table) moved(sh *shard, f *Flow, slot uint32, now instant) (full int) {
 	if f.state == TimeWait && t.policies[f.policy].TimeWait.Duration < 0 {
 		f.state = Closed // its policy does without; entered tells that it was there
 	}
@@ -207,7 +207,7 @@ func (t *Table) moved(sh *shard, f *Flow, slot uint32) (full int) {
 		t.forget(sh, f, slot)
 		return full
 	}
-	t.rearm(sh, f, slot)
+	t.rearm(sh, f, slot, now)
 	return full
 }
 
@@ -345,7 +345,7 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 	before, zero := f.state, f.has(zeroWindow)
 	f.sent(s, now)
 	if f.state != before || f.has(zeroWindow) != zero {
-		full = t.moved(sh, f, slot)
+		full = t.moved(sh, f, slot, now)
 	}
 	return full, frame.Pass
 }

@@ -31,42 +31,62 @@ func (t *Table) Start(limit func(Limit) bool) {
 	t.timing.Lock()
 	defer t.timing.Unlock()
 	t.limit = limit
-	t.timer = t.clock.AfterFunc(wheelTick*time.Millisecond, t.tick)
+	t.ticking.Store(true)
+	timer := t.clock.AfterFunc(wheelTick*time.Millisecond, t.tick)
+	t.timer.Store(&timer)
 }
 
-// tick turns the wheels of all shards up to now.
+// tick turns the wheels of all shards up to now, and goes on as long as there
+// is something in one.
 func (t *Table) tick() {
 	t.timing.Lock()
 	defer t.timing.Unlock()
 	if t.closed {
 		return
 	}
-	for ticks := t.now().ms / wheelTick; t.ticks != ticks; t.ticks++ {
-		for i := range t.shards {
-			t.turn(&t.shards[i])
-		}
+	t.ticking.Store(false)
+	busy := t.probes.tick(t)
+	for i := range t.shards {
+		busy = t.turn(&t.shards[i]) || busy
 	}
-	t.probes.tick(t)
-	t.timer.Reset(wheelTick * time.Millisecond)
+	if busy {
+		t.wind()
+	}
 }
 
-// turn moves a shard's wheel by one tick, with its lock given back now and then.
-func (t *Table) turn(sh *shard) {
-	for done := false; !done; {
+// wind makes the wheels turn, if they stand still. It may be called with a
+// shard's lock held.
+func (t *Table) wind() {
+	if timer := t.timer.Load(); timer != nil && !t.ticking.Swap(true) {
+		(*timer).Reset(wheelTick * time.Millisecond)
+	}
+}
+
+// turn moves a shard's wheel up to now, with its lock given back now and then,
+// and reports whether there is still something in it.
+func (t *Table) turn(sh *shard) (busy bool) {
+	for {
 		var over []Limit
 		now := t.now()
 		sh.mu.Lock()
-		done = sh.turn(now.ms, batch, func(f *Flow, slot uint32) {
-			if l, ended := t.expire(sh, f, slot, now); ended {
-				over = append(over, l)
-			}
-		})
+		behind := sh.timed > 0 && (sh.pending != 0 || int32(now.ms/wheelTick-sh.turned) > 0)
+		if behind {
+			sh.turn(now.ms, batch, func(f *Flow, slot uint32) {
+				if l, ended := t.expire(sh, f, slot, now); ended {
+					over = append(over, l)
+				}
+			})
+		}
+		busy = sh.timed > 0
 		sh.mu.Unlock()
 		for _, l := range over {
 			t.Count.Limited.Add(1)
 			if t.limit == nil || !t.limit(l) {
 				t.Forget(l.Local, l.Remote)
 			}
+		}
+		if !behind {
+			return busy
 		}
 	}
 }
@@ -78,7 +98,7 @@ func (t *Table) expire(sh *shard, f *Flow, slot uint32, now instant) (l Limit, e
 	case !ok:
 		return l, false
 	case int32(due-now.ms) > 0:
-		sh.time(f, slot, due)
+		sh.time(f, slot, due, now.ms)
 		return l, false
 	case rule == tcpinfo.TimeWait:
 		t.Count.Expired.Add(1)
@@ -106,9 +126,10 @@ func handshake(retries int) time.Duration {
 }
 
 // rearm sets the flow's timer for the state it is in.
-func (t *Table) rearm(sh *shard, f *Flow, slot uint32) {
+func (t *Table) rearm(sh *shard, f *Flow, slot uint32, now instant) {
 	if due, _, ok := t.deadline(f); ok {
-		sh.time(f, slot, due)
+		sh.time(f, slot, due, now.ms)
+		t.wind()
 		return
 	}
 	sh.untime(f)

@@ -56,6 +56,7 @@ func (t *Table) Probe(local, remote netip.AddrPort, id uint64, done func(tcpinfo
 		t.probes.mu.Lock()
 		p.scale = scale
 		t.probes.mu.Unlock()
+		t.wind()
 		return
 	}
 	if t.probes.take(&k, p) {
@@ -152,10 +153,11 @@ func (p *probes) answered(s *segment, now instant) {
 	one.tell(r)
 }
 
-// tick repeats questions without an answer, and gives up.
-func (p *probes) tick(t *Table) {
+// tick repeats questions without an answer, and gives up. It reports whether
+// some are still asked.
+func (p *probes) tick(t *Table) bool {
 	if p.n.Load() == 0 {
-		return
+		return false
 	}
 	now := t.now()
 	var repeat []key
@@ -181,4 +183,5 @@ func (p *probes) tick(t *Table) {
 	for _, one := range over {
 		one.tell(tcpinfo.Probe{Alive: tcpinfo.NoAnswer, Sent: one.sent})
 	}
+	return p.n.Load() > 0
 }

@@ -27,6 +27,7 @@ type shard struct {
 	turned uint32   // the wheel's time: ticks of the table that are over
 
 	queues  []queue // of those in TIME-WAIT, by policy
+	timed   int     // flows in the wheel
 	pending uint32  // flows of the tick that is being looked at, as slot+1
 }
 

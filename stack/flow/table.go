@@ -34,11 +34,11 @@ type Table struct {
 	listeners atomic.Pointer[map[netip.AddrPort]uint16]
 	cards     atomic.Pointer[[]*Card]
 
-	shards [shards]shard
-	timer  tcpip.Timer
-	timing sync.Mutex // held while the wheels turn; guards closed and ticks
-	closed bool
-	ticks  uint32
+	shards  [shards]shard
+	timer   atomic.Pointer[tcpip.Timer] // set once, by Start
+	ticking atomic.Bool                 // the timer runs
+	timing  sync.Mutex                  // held while the wheels turn; guards closed
+	closed  bool
 }
 
 // Limit is a connection that has been in a state for as long as its policy
@@ -147,7 +147,7 @@ func (t *Table) Adopt(local, remote netip.AddrPort, id uint64, policy string) {
 	}
 	f.id, f.policy = id, t.names[policy]
 	f.flags &^= released
-	t.rearm(sh, f, slot)
+	t.rearm(sh, f, slot, now)
 }
 
 // Release tells that the stack has let go of a connection. Its flow goes on
@@ -166,7 +166,7 @@ func (t *Table) Release(local, remote netip.AddrPort, id uint64) {
 		t.forget(sh, f, slot)
 		return
 	}
-	t.rearm(sh, f, slot)
+	t.rearm(sh, f, slot, t.now())
 }
 
 // Forget drops a flow of whose connection the stack knows nothing any more.
@@ -264,8 +264,8 @@ func (t *Table) Held() int {
 func (t *Table) Close() {
 	t.timing.Lock()
 	defer t.timing.Unlock()
-	if !t.closed && t.timer != nil {
-		t.timer.Stop()
+	if timer := t.timer.Load(); timer != nil && !t.closed {
+		(*timer).Stop()
 	}
 	t.closed = true
 }

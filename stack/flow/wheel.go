@@ -6,12 +6,16 @@ package flow
 // has moved.
 
 // time puts a flow into the wheel, to be looked at when the given millisecond
-// of the table is over.
-func (s *shard) time(f *Flow, slot, due uint32) {
+// of the table is over. An empty wheel has stood still and is set to now.
+func (s *shard) time(f *Flow, slot, due, now uint32) {
 	s.untime(f)
 	if s.wheel == nil {
 		s.wheel = make([]uint32, wheelSlots)
 	}
+	if s.timed == 0 {
+		s.turned = now / wheelTick
+	}
+	s.timed++
 	tick := due/wheelTick + 1
 	if int32(tick-s.turned) <= 0 {
 		tick = s.turned + 1
@@ -30,6 +34,7 @@ func (s *shard) untime(f *Flow) {
 	if !f.timed {
 		return
 	}
+	s.timed--
 	if f.next != 0 {
 		s.at(f.next - 1).prev = f.prev
 	}
@@ -51,9 +56,6 @@ func (s *shard) untime(f *Flow) {
 func (s *shard) turn(now uint32, most int, due func(f *Flow, slot uint32)) (done bool) {
 	if s.pending == 0 {
 		s.turned++
-		if s.wheel == nil {
-			return true
-		}
 		head := &s.wheel[s.turned%wheelSlots]
 		s.pending, *head = *head, 0
 	}
@@ -62,7 +64,7 @@ func (s *shard) turn(now uint32, most int, due func(f *Flow, slot uint32)) (done
 		f := s.at(slot)
 		s.untime(f)
 		if int32(f.due-now) > 0 { // of a later round
-			s.time(f, slot, f.due)
+			s.time(f, slot, f.due, now)
 			continue
 		}
 		due(f, slot)
