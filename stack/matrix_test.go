@@ -3,6 +3,7 @@ package stack_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -91,18 +92,19 @@ func count(all []string, one string) (n int) {
 	return n
 }
 
-// testNames are the tests of this package.
+// testNames are the tests of this package and of conformance.
 func testNames(t *testing.T) (names []string) {
 	t.Helper()
-	files, err := os.ReadDir(".")
+	files, err := filepath.Glob("*_test.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), "_test.go") {
-			continue
-		}
-		b, err := os.ReadFile(f.Name())
+	more, err := filepath.Glob("conformance/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range append(files, more...) {
+		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,12 +6,7 @@ import "testing"
 // why. Such a test is skipped with the reason for as long as it fails, and fails
 // once it passes: then its line goes.
 var knownGaps = map[string]string{
-	"TestOneACKOfTwoSegmentsEchoesTheFirst":           "the ACK that AckDelay holds gives way to a later one, and its echo with it",
 	"TestASenderFillsNoCrumbsWhenNothingIsOnItsWay":   "gVisor cuts a segment to any open window when nothing is on its way",
-	"TestAnOldSegmentDoesNotChangeTheWindow":          "gVisor takes the window of every segment",
-	"TestAnUnreachableHostDoesNotEndADial":            "gVisor takes any unreachable in SYN-SENT for the end",
-	"TestAnInexactRSTDoesNotEndAHandshake":            "gVisor takes any RST inside the window in SYN-RECEIVED",
-	"TestAfterALostSYNDataWaitForThreeSeconds":        "gVisor begins with one second",
 	"TestWithoutAnMSSTheDefaultOfTheFamilyHolds/ipv6": "gVisor takes IPv4's default in both; smaller segments harm nobody",
 }
 

@@ -295,8 +295,6 @@ func (f *Flow) receivedEarly(s *segment, now instant) {
 		f.received(s, now)
 	case f.state == SynSent && (s.flags&ack == 0 || s.ack == f.iss+1):
 		f.receivedSYN(s, now)
-	case f.state == SynReceived && s.flags&ack == 0 && s.seq != f.irs:
-		f.receivedSYN(s, now) // an earlier one was of another try
 	}
 }
 

@@ -153,7 +153,7 @@ func (f *Flow) sentSYN(s *segment, now instant) {
 		f.enter(SynSent, now)
 		return
 	}
-	f.rcvNxt = s.ack
+	f.rcvNxt, f.irs = s.ack, s.ack-1 // which of several SYNs gVisor has taken
 	f.agree(s.ts, s.sack)
 	f.enter(SynReceived, now)
 }
