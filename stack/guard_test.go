@@ -283,3 +283,25 @@ func TestAWindowThatStaysClosedIsProbedUntilTheBound(t *testing.T) {
 		t.Errorf("it ended by %q, want zero_window", got)
 	}
 }
+
+// A connection that was let go of with bytes to send, to a peer whose window
+// stays closed and who answers each probe, does not live for ever.
+func TestAnOrphanBeforeAClosedWindowIsEnded(t *testing.T) {
+	t.Parallel()
+	p := quick("p", func(p *config.Policy) { p.ZeroWindow, p.UserTimeout = 1500*time.Millisecond, config.Off })
+	r, h, c := met(t, want{policies: []config.Policy{p}}, "p")
+	h.win = 0
+	h.say(lab.ACK, 1, 1, "")
+	within(t, 5*time.Second, "the closed window", func() bool { return c.Life().ZeroWindow > 0 })
+	write(t, c, "never taken")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.hear("RST", func(s lab.Segment) bool {
+		if !s.Flags.Has(lab.RST) {
+			h.say(lab.ACK, 1, 1, "")
+		}
+		return s.Flags.Has(lab.RST)
+	})
+	within(t, 5*time.Second, "nothing left", func() bool { return len(r.States()) == 0 && r.flows.Len() == 0 })
+}

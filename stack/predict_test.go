@@ -44,3 +44,57 @@ func TestAPeerIsGivenUpWhenItWasPredicted(t *testing.T) {
 		w.cut.Store(false)
 	}
 }
+
+// The same once in real time, on a wire that is cut.
+func TestAPeerIsGivenUpWhenItWasPredictedInRealTimeToo(t *testing.T) {
+	t.Parallel()
+	p := unwatched("quick")
+	p.Retransmit = config.Retransmit{MinRTO: 100 * time.Millisecond, MaxRTO: 400 * time.Millisecond, MaxRetries: 6, SynRetries: 2, LossDetection: "sack"}
+	r := newRig(t, want{line: true, policies: []config.Policy{p}})
+	c, client := r.accepted(t, r.listen(t, box4, 80, "quick"))
+	write(t, c, "measure")
+	hear(t, client, 7)
+	within(t, time.Second, "an RTT", func() bool { return c.Info().RTT > 0 && c.Info().Unacked == 0 })
+	predicted := predict.Data(p, c.Info().RTT)
+	r.line.Cut()
+	begin := time.Now()
+	write(t, c, "lost")
+	within(t, 10*time.Second, "the end", func() bool { return c.Established() != nil })
+	// A tenth, and what a busy machine adds to eight timers.
+	if took := time.Since(begin); (took - predicted.GiveUp).Abs() > predicted.GiveUp/10+100*time.Millisecond {
+		t.Errorf("given up after %v, predicted %v", took, predicted.GiveUp)
+	}
+	var rule tcpinfo.Ruled
+	if err := c.Established(); !errors.As(err, &rule) || rule.Rule() != predicted.Rule {
+		t.Errorf("given up because of %v, predicted %s", err, predicted.Rule)
+	}
+}
+
+// Two policies in one stack, each with its TIME-WAIT.
+func TestTwoPoliciesHaveEachItsTimeWait(t *testing.T) {
+	t.Parallel()
+	short := quick("short", func(p *config.Policy) { p.TimeWait.Duration = 2 * time.Second })
+	long := quick("long", func(p *config.Policy) { p.TimeWait.Duration = 20 * time.Second })
+	w := newTwins(t, short, long)
+	for i, p := range []config.Policy{short, long} {
+		ours, theirs := w.dialledAt(t, uint16(80+i), p.Name)
+		closeWrite(t, ours)
+		if err := ending(t, theirs); err == nil {
+			t.Fatal("no end")
+		}
+		closeWrite(t, theirs)
+		within(t, 5*time.Second, "TIME-WAIT", isState(ours, "TIME-WAIT"))
+		if err := ours.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		passes time.Duration
+		left   int
+	}{{1500 * time.Millisecond, 2}, {time.Second, 1}, {17 * time.Second, 1}, {time.Second, 0}} {
+		w.clock.Advance(step.passes)
+		if got := w.flows.Held(); got != step.left {
+			t.Errorf("after %v more, %d are in TIME-WAIT, want %d", step.passes, got, step.left)
+		}
+	}
+}

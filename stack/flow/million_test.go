@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -87,7 +88,10 @@ func heap() uint64 {
 // A million connections in TIME-WAIT at once, each of which still answers: in
 // 256 MB, and all of it given back when they are over.
 func TestAMillionTimeWaitsFitInto256Megabytes(t *testing.T) {
-	const n = 1_000_000
+	n := 1_000_000
+	if testing.Short() { // the race detector takes minutes for a million
+		n = 50_000
+	}
 	before := heap()
 	c := newCrowd(n)
 	for i := range uint32(n) {
@@ -96,12 +100,12 @@ func TestAMillionTimeWaitsFitInto256Megabytes(t *testing.T) {
 	if got := c.table.Held(); got != n {
 		t.Fatalf("%d flows are in TIME-WAIT, want %d", got, n)
 	}
-	if used := heap() - before; used > 256<<20 {
-		t.Errorf("%d flows take %d bytes each, want at most %d", n, used/n, 256<<20/n)
-	} else {
-		t.Logf("%d flows take %d bytes each", n, used/n)
+	each := (heap() - before) / uint64(n)
+	t.Logf("%d flows take %d bytes each", n, each)
+	if each > 256<<20/1_000_000 {
+		t.Errorf("a flow takes %d bytes, want at most %d", each, 256<<20/1_000_000)
 	}
-	if got := c.show(777_777, true, flagFIN|flagACK, 1001, 5002); got != frame.Reply {
+	if got := c.show(uint32(n)*7/9, true, flagFIN|flagACK, 1001, 5002); got != frame.Reply {
 		t.Errorf("a FIN that comes again gets verdict %d, want an answer", got)
 	}
 	c.table.Start(nil)
@@ -204,18 +208,21 @@ func BenchmarkAFrameWhileAMillionExpire(b *testing.B) {
 			defer close(done)
 			c.clock.Advance(2 * time.Second)
 		}()
-		var worst time.Duration
+		var waits []time.Duration
 		for i, over := uint32(0), false; !over; i++ {
 			begin := time.Now()
 			other.show(i%n, true, flagACK, 1, 1)
-			worst = max(worst, time.Since(begin))
+			waits = append(waits, time.Since(begin))
 			select {
 			case <-done:
 				over = true
 			default:
 			}
 		}
-		b.ReportMetric(float64(worst.Microseconds()), "worst-µs")
+		slices.Sort(waits)
+		b.ReportMetric(float64(waits[len(waits)-1].Microseconds()), "worst-µs")
+		b.ReportMetric(float64(waits[len(waits)*9999/10000].Microseconds()), "p99.99-µs")
+		b.ReportMetric(float64(len(waits)), "frames")
 		c.table.Close()
 	}
 }
