@@ -275,7 +275,7 @@ func fullAddress(a netip.AddrPort) tcpip.FullAddress {
 // its end, if the flow is still there.
 func (c *Conn) Life() tcpinfo.Life {
 	if c.s.flows != nil {
-		if _, life, ok := c.s.flows.Life(c.local, c.remote, c.id); ok {
+		if life, ok := c.s.flows.Life(c.local, c.remote, c.id); ok {
 			return life
 		}
 	}

@@ -18,50 +18,44 @@ type Row struct {
 	Life          tcpinfo.Life
 }
 
-// Life tells of a connection. It is false if the table knows nothing of it, or
-// nothing any more.
-func (t *Table) Life(local, remote netip.AddrPort, id uint64) (State, tcpinfo.Life, bool) {
+// known calls do with the flow of a connection and its shard's lock held, and
+// reports whether there is one.
+func (t *Table) known(local, remote netip.AddrPort, id uint64, do func(sh *shard, f *Flow, slot uint32, now instant)) bool {
 	k := keyOf(local, remote)
 	sh, h := t.shard(&k)
 	now := t.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	f, _ := sh.find(&k, h)
+	f, slot := sh.find(&k, h)
 	if f == nil || f.id != id {
-		return Closed, tcpinfo.Life{}, false
+		return false
 	}
-	return f.state, t.life(f, now), true
+	do(sh, f, slot, now)
+	return true
+}
+
+// Life tells of a connection. It is false if the table knows nothing of it, or
+// nothing any more.
+func (t *Table) Life(local, remote netip.AddrPort, id uint64) (l tcpinfo.Life, ok bool) {
+	ok = t.known(local, remote, id, func(_ *shard, f *Flow, _ uint32, now instant) { l = t.life(f, now) })
+	return l, ok
 }
 
 // State is the state of a connection as its segments tell.
-func (t *Table) State(local, remote netip.AddrPort, id uint64) (State, bool) {
-	k := keyOf(local, remote)
-	sh, h := t.shard(&k)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	f, _ := sh.find(&k, h)
-	if f == nil || f.id != id {
-		return Closed, false
-	}
-	return f.state, true
+func (t *Table) State(local, remote netip.AddrPort, id uint64) (s State, ok bool) {
+	ok = t.known(local, remote, id, func(_ *shard, f *Flow, _ uint32, _ instant) { s = f.state })
+	return s, ok
 }
 
 // Timer is the bound of the state a connection is in, if there is one.
-func (t *Table) Timer(local, remote netip.AddrPort, id uint64) (tcpinfo.Timer, bool) {
-	k := keyOf(local, remote)
-	sh, h := t.shard(&k)
-	now := t.now()
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	f, _ := sh.find(&k, h)
-	if f == nil || f.id != id {
-		return tcpinfo.Timer{}, false
-	}
-	due, rule, ok := t.deadline(f)
-	if !ok || rule == "" {
-		return tcpinfo.Timer{}, false
-	}
-	return tcpinfo.Timer{Name: rule, Left: left(due, now)}, true
+func (t *Table) Timer(local, remote netip.AddrPort, id uint64) (timer tcpinfo.Timer, ok bool) {
+	t.known(local, remote, id, func(_ *shard, f *Flow, _ uint32, now instant) {
+		due, rule, bounded := t.deadline(f)
+		if ok = bounded && rule != ""; ok {
+			timer = tcpinfo.Timer{Name: rule, Left: left(due, now)}
+		}
+	})
+	return timer, ok
 }
 
 func left(due uint32, now instant) time.Duration {

@@ -153,20 +153,14 @@ func (t *Table) Adopt(local, remote netip.AddrPort, id uint64, policy string) {
 // Release tells that the stack has let go of a connection. Its flow goes on
 // by itself, to the end of its TIME-WAIT.
 func (t *Table) Release(local, remote netip.AddrPort, id uint64) {
-	k := keyOf(local, remote)
-	sh, h := t.shard(&k)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	f, slot := sh.find(&k, h)
-	if f == nil || f.id != id {
-		return
-	}
-	f.flags |= released
-	if !f.state.synchronized() || f.has(rstSeen) && f.state != TimeWait {
-		t.forget(sh, f, slot)
-		return
-	}
-	t.rearm(sh, f, slot, t.now())
+	t.known(local, remote, id, func(sh *shard, f *Flow, slot uint32, now instant) {
+		f.flags |= released
+		if !f.state.synchronized() || f.has(rstSeen) && f.state != TimeWait {
+			t.forget(sh, f, slot)
+			return
+		}
+		t.rearm(sh, f, slot, now)
+	})
 }
 
 // Forget drops a flow of whose connection the stack knows nothing any more.
