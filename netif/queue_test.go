@@ -70,7 +70,11 @@ func TestEachFrameIsHandledOnceAndFlowsStayTogether(t *testing.T) {
 			for i := range uint32(flows * each) {
 				r.mustSend(raw, numbered(i, uint16(1024+i%flows)))
 			}
-			until(t, "every frame is handled", func() bool { return r.e.Counters().RxFrames >= flows*each })
+			until(t, "every frame is handled", func() bool { // counted before the filter sees it
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				return len(c.seen) >= flows*each
+			})
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if len(c.seen) != flows*each || r.e.Counters().RxFrames != flows*each {
