@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/lastack/lastack/internal/tcpinfo"
@@ -14,9 +15,10 @@ const handshakeMost = 130 * time.Second
 // that nobody holds: its limit is two minutes (TCP_LINGER2).
 const orphanMost = 121 * time.Second
 
-// batch is how many flows are looked at under one lock of a shard: some tens
-// of microseconds, which is what a frame may have to wait.
-const batch = 256
+// batch is how many flows are looked at under one lock of a shard: ten
+// microseconds, which is what a frame may have to wait. Between batches others
+// get the thread: with one Go thread frames would wait for the whole tick.
+const batch = 64
 
 // limitRules are the rules that the table itself enforces; Flow.endedBy is an
 // index here plus one.
@@ -88,6 +90,7 @@ func (t *Table) turn(sh *shard) (busy bool) {
 		if !behind {
 			return busy
 		}
+		runtime.Gosched()
 	}
 }
 
