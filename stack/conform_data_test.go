@@ -65,6 +65,10 @@ func TestDataOutsideTheWindowIsAnsweredAndDropped(t *testing.T) {
 	time.Sleep(600 * time.Millisecond)
 	h.say(lab.ACK, 0, 1, "") // a keepalive probe (RFC 9293, 3.8.4)
 	h.hearACK(1, 4)
+	time.Sleep(600 * time.Millisecond)
+	h.win = 30000 // and one that has another window
+	h.say(lab.ACK, 0, 1, "")
+	h.hearACK(1, 4)
 }
 
 // MUST-60, MUST-61, MUST-17: what is written leaves at once, with PSH at its end.

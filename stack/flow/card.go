@@ -155,7 +155,7 @@ func (f *Flow) reach(fr *frame.Frame) {
 // judge decides on a segment for a known flow.
 func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame, s *segment, now instant) (a answer, v frame.Verdict, full int) {
 	full = -1
-	switch before := f.state; before {
+	switch was := f.state; was {
 	case Closed:
 		if s.is(syn|ack|rst|fin, syn) {
 			t.again(c, sh, f, slot, fr, s, now)
@@ -168,11 +168,11 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 		if f.crosses(s) {
 			straighten(fr, s)
 		}
-		if before == SynReceived && s.flags&rst != 0 && s.seq != f.irs+1 {
+		if was == SynReceived && s.flags&rst != 0 && s.seq != f.irs+1 {
 			return f.blindRST(t, s, now)
 		}
 		f.receivedEarly(s, now)
-		if f.state == before {
+		if f.state == was {
 			return a, frame.Pass, full
 		}
 	default:
@@ -188,7 +188,7 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			return a, frame.Drop, full
 		}
 		if f.outdated(s) {
-			if s.length() == 0 {
+			if s.length() == 0 && before(s.ack, f.sndUna) {
 				return a, frame.Consume, full // nothing in it is news
 			}
 			setWindow(fr, f.peerWindow)
@@ -198,7 +198,7 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			t.forget(sh, f, slot) // nobody else will say that it is over
 			return a, frame.Pass, full
 		}
-		if f.state == before && !f.has(zeroWindow) {
+		if f.state == was && !f.has(zeroWindow) {
 			return a, frame.Pass, full
 		}
 	}
@@ -227,8 +227,9 @@ func (t *Table) again(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 }
 
 // outdated reports whether a segment carries a window that an earlier one has
-// replaced. gVisor would take it: a pure ACK that was overtaken may be
-// forgotten (RFC 9293, 3.10.7.4: "it can be ignored"), one with data keeps its data only.
+// replaced. gVisor would take it. A pure ACK that was overtaken may be forgotten
+// (RFC 9293, 3.10.7.4: "it can be ignored"); others lose their window only: data
+// count, and a keepalive probe, which lies before what is next, wants its answer.
 func (f *Flow) outdated(s *segment) bool {
 	return s.is(ack|syn|rst, ack) && f.wl1 != 0 && !f.offersNew(s) && s.window != f.peerWindow
 }
@@ -385,9 +386,9 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 		!f.state.synchronized() && int(f.synRetrans) >= most {
 		return full, frame.Drop // repeated often enough; its timer ends it
 	}
-	before, zero := f.state, f.has(zeroWindow)
+	was, zero := f.state, f.has(zeroWindow)
 	f.sent(s, now)
-	if f.state != before || f.has(zeroWindow) != zero {
+	if f.state != was || f.has(zeroWindow) != zero {
 		full = t.moved(sh, f, slot, now)
 	}
 	return full, frame.Pass
