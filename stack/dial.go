@@ -37,7 +37,7 @@ func (s *Stack) Dial(remote netip.AddrPort, policy string) (*Conn, error) {
 			return c, nil
 		}
 		if s.flows.MayDial(c.local, c.remote) {
-			s.flows.Adopt(c.local, c.remote, c.id, p.Name)
+			s.flows.Adopt(c.local, c.remote, c.id, p.Name, false)
 			return c, nil
 		}
 		c.ep.Abort()

@@ -98,7 +98,7 @@ func (l *Listener) TryAccept() (*Conn, error) {
 	}
 	c := &Conn{id: l.s.nextID.Add(1), s: l.s, policy: l.policy, ep: ep, queue: queue, local: l.addr, remote: addrPort(peer)}
 	if l.s.flows != nil {
-		l.s.flows.Adopt(c.local, c.remote, c.id, l.policy.Name)
+		l.s.flows.Adopt(c.local, c.remote, c.id, l.policy.Name, true)
 	}
 	l.s.fields.bound(ep, l.policy.Retransmit, c.lostSYN())
 	// gVisor hands down only a few of a listener's options: set all on each connection.

@@ -176,6 +176,9 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			return a, frame.Pass, full
 		}
 	default:
+		if f.has(blind) {
+			return a, frame.Pass, full
+		}
 		refused := t.guard(f, s, now)
 		if refused != allowed {
 			if f.guarded < 255 {

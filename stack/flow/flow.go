@@ -46,13 +46,13 @@ type Flow struct {
 	next, prev   uint32 // in its list of the wheel, as slot+1; 0: none
 	newer, older uint32 // in its queue of those in TIME-WAIT, as slot+1; 0: none
 
+	flags          flags
 	rcvMSS, sndMSS uint16
 	window         uint16 // as last sent in a header of ours
 	peerWindow     uint16 // as in the header of the segment that last set sndWnd
 	vlan           uint16
 	policy         uint16
 	spoke          uint16 // the list of the wheel it is in
-	flags          flags
 	state          State
 	counted        uint8 // what the table counts it as
 	card           uint8
@@ -71,7 +71,7 @@ type Flow struct {
 }
 
 // flags are the yes-or-no facts of a Flow.
-type flags uint16
+type flags uint32
 
 const (
 	dialled      flags = 1 << iota
@@ -90,6 +90,7 @@ const (
 	released           // the stack's connection was let go of
 	zeroWindow         // the peer's window is closed and we have tried to send
 	tagged             // its frames carry an 802.1Q tag
+	blind              // its handshake was not seen: a SYN cookie's, in a flood
 )
 
 func (f *Flow) has(x flags) bool { return f.flags&x != 0 }
@@ -123,6 +124,9 @@ func (f *Flow) sent(s *segment, now instant) {
 		f.sentSYN(s, now)
 		return
 	}
+	if f.has(blind) {
+		f.learn(s, now)
+	}
 	if s.length() > 0 && s.seq == f.sndUna && before(s.seq, f.sndNxt) && f.repeats < 255 {
 		f.repeats++
 	}
@@ -137,6 +141,17 @@ func (f *Flow) sent(s *segment, now instant) {
 	}
 	if s.flags&ack != 0 {
 		f.acknowledged(s.ack, now)
+	}
+}
+
+// learn begins to follow a connection in the middle, by the first segment that
+// we send in it.
+func (f *Flow) learn(s *segment, now instant) {
+	f.flags &^= blind
+	f.iss, f.sndUna, f.sndNxt, f.rcvNxt = s.seq-1, s.seq, s.seq, s.ack
+	if s.ts {
+		f.flags |= timestamps
+		f.tsRecent, f.tsRecentAt = s.tsEcr, now.ms
 	}
 }
 

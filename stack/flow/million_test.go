@@ -142,6 +142,26 @@ func TestBeyondTheMaximumTheOldestTimeWaitGoes(t *testing.T) {
 	}
 }
 
+// A connection whose handshake the table has not seen, as with SYN cookies in a
+// flood, is followed from its first segment on.
+func TestAConnectionThatIsFirstSeenInTheMiddleGetsItsTimeWait(t *testing.T) {
+	c := newCrowd(100)
+	box, client := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("10.0.0.0:10007")
+	c.table.Adopt(box, client, 1, "default", true)
+	if got := c.show(7, true, flagACK, 1001, 5001); got != frame.Pass {
+		t.Errorf("its first ACK gets verdict %d", got)
+	}
+	c.show(7, false, flagFIN|flagACK, 5001, 1001)
+	c.show(7, true, flagFIN|flagACK, 1001, 5002)
+	c.show(7, false, flagACK, 5002, 1002)
+	if state, _ := c.table.State(box, client, 1); state != flow.TimeWait {
+		t.Errorf("it is %s, want TIME-WAIT", state)
+	}
+	if got := c.show(7, true, flagFIN|flagACK, 1001, 5002); got != frame.Reply {
+		t.Errorf("a FIN that comes again gets verdict %d, want an answer", got)
+	}
+}
+
 // The time of one operation among a million flows, in nanoseconds.
 func BenchmarkAmongAMillionTimeWaits(b *testing.B) {
 	const n = 1_000_000

@@ -128,9 +128,10 @@ func (t *Table) listener(addr netip.AddrPort) (policy uint16, ok bool) {
 	return policy, ok
 }
 
-// Adopt tells that a connection of the stack's is the one between local and
-// remote, and its policy. Until Release its flow stays, even if it has ended.
-func (t *Table) Adopt(local, remote netip.AddrPort, id uint64, policy string) {
+// Adopt tells that a connection of the stack's, accepted or being dialled, is
+// the one between local and remote, and its policy. Until Release its flow
+// stays, even if it has ended.
+func (t *Table) Adopt(local, remote netip.AddrPort, id uint64, policy string, accepted bool) {
 	k := keyOf(local, remote)
 	sh, h := t.shard(&k)
 	now := t.now()
@@ -144,6 +145,10 @@ func (t *Table) Adopt(local, remote netip.AddrPort, id uint64, policy string) {
 			t.forget(sh, f, slot)
 		}
 		f, slot = t.create(sh, &k, h, now)
+		if accepted {
+			f.flags |= blind
+			f.enter(Established, now)
+		}
 	}
 	f.id, f.policy = id, t.names[policy]
 	f.flags &^= released
