@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	shards    = 64
+	shards    = 256
 	chunkSize = 34 // flows that are allocated together: they fill a size class of Go's, 8 KiB
 	chunkFull = 1<<chunkSize - 1
 
@@ -16,12 +16,12 @@ const (
 
 // shard is a part of the table under one lock. Flows lie in chunks, which come
 // and go; a slot number names a flow: chunk*chunkSize + place. The index is a
-// hash table of slot numbers with linear probing.
+// hash table with linear probing.
 type shard struct {
 	mu     sync.Mutex // guards all below
 	chunks []*chunk
 	open   []uint32 // chunks that have room, in no order
-	index  []uint32 // slot+1; 0 is empty. A power of two, at most 3/4 full
+	index  []place  // a power of two, at most 3/4 full
 	n      int
 	wheel  []uint32 // first flow of each slot, as slot+1; nil until there is a flow
 	turned uint32   // the wheel's time: ticks of the table that are over
@@ -30,6 +30,10 @@ type shard struct {
 	timed   int     // flows in the wheel
 	pending uint32  // flows of the tick that is being looked at, as slot+1
 }
+
+// place is an entry of the index. It holds the hash too, so that a search and a
+// growing index touch no flows but the one that is looked for.
+type place struct{ slot, hash uint32 } // slot+1; 0 is empty
 
 // chunk is memory for some flows.
 type chunk struct {
@@ -46,9 +50,12 @@ func (s *shard) find(k *key, hash uint32) (*Flow, uint32) {
 		return nil, 0
 	}
 	mask := uint32(len(s.index) - 1)
-	for i := hash & mask; s.index[i] != 0; i = (i + 1) & mask {
-		slot := s.index[i] - 1
-		if f := s.at(slot); f.hash == hash && f.key == *k {
+	for i := hash & mask; s.index[i].slot != 0; i = (i + 1) & mask {
+		if s.index[i].hash != hash {
+			continue
+		}
+		slot := s.index[i].slot - 1
+		if f := s.at(slot); f.key == *k {
 			return f, slot
 		}
 	}
@@ -63,28 +70,28 @@ func (s *shard) insert(k *key, hash uint32) (*Flow, uint32) {
 	slot := s.allocate()
 	f := s.at(slot)
 	*f = Flow{key: *k, hash: hash, sndScale: noScale, rcvScale: noScale}
-	s.place(hash, slot)
+	s.place(place{slot + 1, hash})
 	s.n++
 	return f, slot
 }
 
-func (s *shard) place(hash, slot uint32) {
+func (s *shard) place(p place) {
 	mask := uint32(len(s.index) - 1)
-	i := hash & mask
-	for s.index[i] != 0 {
+	i := p.hash & mask
+	for s.index[i].slot != 0 {
 		i = (i + 1) & mask
 	}
-	s.index[i] = slot + 1
+	s.index[i] = p
 }
 
-// grow doubles the index. A shard is a 64th of the table, so that even with
-// millions of flows this takes well under a millisecond.
+// grow doubles the index. A shard is a small part of the table, so that even
+// with millions of flows this takes well under a millisecond.
 func (s *shard) grow() {
 	old := s.index
-	s.index = make([]uint32, max(64, 2*len(old)))
-	for _, v := range old {
-		if v != 0 {
-			s.place(s.at(v-1).hash, v-1)
+	s.index = make([]place, max(16, 2*len(old)))
+	for _, p := range old {
+		if p.slot != 0 {
+			s.place(p)
 		}
 	}
 }
@@ -156,18 +163,18 @@ func (s *shard) dropChunk(at uint32) {
 func (s *shard) unplace(hash, slot uint32) {
 	mask := uint32(len(s.index) - 1)
 	i := hash & mask
-	for s.index[i] != slot+1 {
+	for s.index[i].slot != slot+1 {
 		i = (i + 1) & mask
 	}
-	for j := (i + 1) & mask; s.index[j] != 0; j = (j + 1) & mask {
-		home := s.at(s.index[j]-1).hash & mask
+	for j := (i + 1) & mask; s.index[j].slot != 0; j = (j + 1) & mask {
+		home := s.index[j].hash & mask
 		// It may move to the gap unless its home lies between the gap and it.
 		if (j-home)&mask >= (j-i)&mask {
 			s.index[i] = s.index[j]
 			i = j
 		}
 	}
-	s.index[i] = 0
+	s.index[i] = place{}
 }
 
 // each calls f for every flow.

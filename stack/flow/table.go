@@ -92,7 +92,7 @@ func (t *Table) now() instant {
 
 func (t *Table) shard(k *key) (*shard, uint32) {
 	h := k.hash(t.seed)
-	return &t.shards[h>>58], uint32(h)
+	return &t.shards[h>>56], uint32(h)
 }
 
 // Listen makes connections to addr flows under the named policy from their
