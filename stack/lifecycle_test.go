@@ -185,18 +185,20 @@ func TestAClientMayUseItsPortAgain(t *testing.T) {
 			r.oneFrom(t, l, from)
 			ctx, cancel := context.WithCancel(limit(t))
 			defer cancel()
-			done := make(chan error, 1)
-			go func() { // received from below
+			var result error
+			done := make(chan struct{})
+			go func() { // waited for below
+				defer close(done)
 				client, err := r.peer.DialFrom(ctx, from, l.Addr())
 				if err == nil {
 					err = client.Close()
 				}
-				done <- err
+				result = err
 			}()
 			select {
-			case err := <-done:
-				if !c.again || err != nil {
-					t.Errorf("connected: %v", err)
+			case <-done:
+				if !c.again || result != nil {
+					t.Errorf("connected: %v", result)
 				}
 			case <-time.After(1500 * time.Millisecond):
 				if c.again {
@@ -209,10 +211,8 @@ func TestAClientMayUseItsPortAgain(t *testing.T) {
 			if got := r.flows.Count.Reused.Load() == 1; got != c.again {
 				t.Errorf("counted as reused: %v, want %v", got, c.again)
 			}
-			if !c.again {
-				cancel()
-				<-done
-			}
+			cancel()
+			<-done
 		})
 	}
 }
@@ -236,6 +236,8 @@ func (r *rig) oneFrom(t *testing.T, l *stack.Listener, from netip.AddrPort) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
+	// Our last ACK has come: before, the peer's kernel gives the port to nobody.
+	within(t, 5*time.Second, "the peer's socket closed", func() bool { return kernelState(t, r, lab.LastAck) == 0 })
 }
 
 // Both ends dial each other, and their SYNs cross: one connection.

@@ -90,7 +90,7 @@ func heap() uint64 {
 func TestAMillionTimeWaitsFitInto256Megabytes(t *testing.T) {
 	n := 1_000_000
 	if testing.Short() { // the race detector takes minutes for a million
-		n = 50_000
+		n = 250_000
 	}
 	before := heap()
 	c := newCrowd(n)
