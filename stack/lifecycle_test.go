@@ -36,13 +36,6 @@ func walked(t *testing.T, c *stack.Conn, want string) {
 	}
 }
 
-func closeWrite(t *testing.T, c interface{ CloseWrite() error }) {
-	t.Helper()
-	if err := c.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // resets counts the RSTs on the peer's card.
 func resets(c *lab.Capture) (n int) {
 	for _, s := range c.Segments() {

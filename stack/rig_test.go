@@ -1,15 +1,12 @@
 package stack_test
 
 import (
-	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +16,20 @@ import (
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/stack"
 	"github.com/lastack/lastack/stack/flow"
+	"github.com/lastack/lastack/stack/stacktest"
+)
+
+// What both ends' tests wait with.
+var (
+	limit      = stacktest.Limit
+	await      = stacktest.Await
+	accept     = stacktest.Accept
+	read       = stacktest.Read
+	ending     = stacktest.Ending
+	write      = stacktest.Write
+	closeWrite = stacktest.CloseWrite
+	within     = stacktest.Within
+	isState    = stacktest.IsState
 )
 
 // families are the addresses of the two ends in both versions of IP.
@@ -182,49 +193,6 @@ func (q quiet) Close() error {
 	return nil
 }
 
-// limit bounds a test's waiting; it only runs out when something is broken.
-func limit(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-type notifier interface{ Notify(func()) }
-
-// await calls try at every event until it returns something else than EAGAIN.
-func await(t *testing.T, n notifier, try func() error) error {
-	t.Helper()
-	ready := make(chan struct{}, 1)
-	n.Notify(func() {
-		select {
-		case ready <- struct{}{}:
-		default:
-		}
-	})
-	ctx := limit(t)
-	for {
-		if err := try(); !errors.Is(err, syscall.EAGAIN) {
-			return err
-		}
-		select {
-		case <-ready:
-		case <-ctx.Done():
-			t.Fatal("nothing happened for too long")
-		}
-	}
-}
-
-func accept(t *testing.T, l *stack.Listener) *stack.Conn {
-	t.Helper()
-	var c *stack.Conn
-	if err := await(t, l, func() (err error) { c, err = l.TryAccept(); return err }); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Abort)
-	return c
-}
-
 // dial waits for the handshake.
 func (r *rig) dial(t *testing.T, to netip.AddrPort, policy string) (*stack.Conn, error) {
 	t.Helper()
@@ -234,48 +202,6 @@ func (r *rig) dial(t *testing.T, to netip.AddrPort, policy string) (*stack.Conn,
 	}
 	t.Cleanup(c.Abort)
 	return c, await(t, c, c.Established)
-}
-
-// read reads n bytes.
-func read(t *testing.T, c *stack.Conn, n int) string {
-	t.Helper()
-	p := make([]byte, n)
-	got := 0
-	for got < n {
-		if err := await(t, c, func() error {
-			m, err := c.TryRead(p[got:])
-			got += m
-			return err
-		}); err != nil {
-			t.Fatalf("read after %d of %d bytes: %v", got, n, err)
-		}
-	}
-	return string(p)
-}
-
-// ending reads to the end and returns what that was.
-func ending(t *testing.T, c *stack.Conn) error {
-	t.Helper()
-	for {
-		if err := await(t, c, func() error {
-			_, err := c.TryRead(make([]byte, 4096))
-			return err
-		}); err != nil {
-			return err
-		}
-	}
-}
-
-func write(t *testing.T, c *stack.Conn, text string) {
-	t.Helper()
-	rest := []byte(text)
-	if err := await(t, c, func() error {
-		n, err := c.TryWrite(rest)
-		rest = rest[n:]
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // sayTo writes text on a kernel's connection.
@@ -297,22 +223,6 @@ func hear(t *testing.T, c net.Conn, n int) string {
 		t.Fatal(err)
 	}
 	return string(p)
-}
-
-// within polls until ok, for what tells of itself by no event.
-func within(t *testing.T, d time.Duration, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(d); !ok(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", d, what)
-		}
-	}
-}
-
-func isState(c *stack.Conn, name string) func() bool {
-	return func() bool { return c.State() == name }
 }
 
 // journal is a log to look at.

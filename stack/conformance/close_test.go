@@ -9,13 +9,6 @@ import (
 	"github.com/lastack/lastack/stack"
 )
 
-func closeWrite(t *testing.T, c *stack.Conn) {
-	t.Helper()
-	if err := c.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // SHLD-3: a close with unread data, and data that come after it, get a RST.
 func TestDataThatNobodyWillReadAreAnsweredWithRST(t *testing.T) {
 	t.Parallel()

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/lab"
 	"github.com/lastack/lastack/stack"
 )
@@ -21,6 +23,7 @@ type peer struct {
 	from, to netip.AddrPort
 	iss, irs uint32 // sequence numbers are counted from these
 	win      uint16
+	shift    byte   // of the windows that the box offers
 	ts       bool   // every segment has a timestamp
 	val, ecr uint32 // our clock, the box's last
 }
@@ -75,6 +78,14 @@ func (b *box) dial(t *testing.T, p *peer) (*stack.Conn, lab.Segment) {
 	return c, s
 }
 
+// met is a box and a connection to it, after the handshake.
+func met(t *testing.T, change func(*config.Policy), options ...byte) (*box, *peer, *stack.Conn) {
+	t.Helper()
+	b := newBox(t, change)
+	p, c := b.open(t, box4, options...)
+	return b, p, c
+}
+
 // handshake is the three-way handshake of one who dials; options are the SYN's.
 func (p *peer) handshake(options ...byte) lab.Segment {
 	p.Helper()
@@ -83,7 +94,10 @@ func (p *peer) handshake(options ...byte) lab.Segment {
 	syn.Options = options
 	p.send(syn)
 	s := p.expect("a SYN-ACK", isSYNACK)
-	p.irs = s.Seq
+	p.irs, p.shift = s.Seq, 0
+	if data, ok := optionOf(s, 3); ok {
+		p.shift = data[0]
+	}
 	if data, ok := optionOf(s, 8); ok {
 		p.ts, p.ecr = true, binary.BigEndian.Uint32(data)
 	}
@@ -159,6 +173,23 @@ func (p *peer) expectACK(seq, ack uint32) lab.Segment {
 	return s
 }
 
+// fill sends segments of size bytes until the box closes its window.
+func (p *peer) fill(size uint32) (sent uint32) {
+	p.Helper()
+	for {
+		p.say(lab.ACK|lab.PSH, 1+sent, 1, strings.Repeat("x", int(size)))
+		s := p.expect("ACK", func(s lab.Segment) bool { return s.Flags == lab.ACK && s.Ack-p.iss > sent })
+		sent = s.Ack - p.iss - 1
+		if s.Win == 0 {
+			return sent
+		}
+		size = min(size, uint32(s.Win)<<p.shift)
+		if sent > 16<<20 {
+			p.Fatal("the window never closes")
+		}
+	}
+}
+
 // expectNothing checks that the box says nothing that matches.
 func (p *peer) expectNothing(what string, match func(lab.Segment) bool) {
 	p.Helper()
@@ -175,6 +206,12 @@ func isSYNACK(s lab.Segment) bool { return s.Flags == lab.SYN|lab.ACK }
 
 func option(kind byte, data ...byte) []byte {
 	return append([]byte{kind, byte(2 + len(data))}, data...)
+}
+
+// modern are the options of a modern SYN.
+func modern() []byte {
+	o := append(mss(1460), option(3, 7)...)
+	return append(append(o, option(4)...), stamp(peerTS, 0)...)
 }
 
 func mss(n uint16) []byte { return option(2, byte(n>>8), byte(n)) }

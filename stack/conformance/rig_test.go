@@ -1,12 +1,8 @@
 package conformance
 
 import (
-	"context"
-	"errors"
 	"net/netip"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/lab"
@@ -14,6 +10,19 @@ import (
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/stack"
 	"github.com/lastack/lastack/stack/flow"
+	"github.com/lastack/lastack/stack/stacktest"
+)
+
+var (
+	limit      = stacktest.Limit
+	await      = stacktest.Await
+	accept     = stacktest.Accept
+	read       = stacktest.Read
+	ending     = stacktest.Ending
+	write      = stacktest.Write
+	closeWrite = stacktest.CloseWrite
+	within     = stacktest.Within
+	isState    = stacktest.IsState
 )
 
 var (
@@ -104,80 +113,4 @@ func macOf(t *testing.T, h *lab.Host) lab.MAC {
 		t.Fatal(err)
 	}
 	return l.MAC
-}
-
-// limit bounds a test's waiting; it only runs out when something is broken.
-func limit(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// await calls try at every event until it returns something else than EAGAIN.
-func await(t *testing.T, n interface{ Notify(func()) }, try func() error) error {
-	t.Helper()
-	ready := make(chan struct{}, 1)
-	n.Notify(func() {
-		select {
-		case ready <- struct{}{}:
-		default:
-		}
-	})
-	ctx := limit(t)
-	for {
-		if err := try(); !errors.Is(err, syscall.EAGAIN) {
-			return err
-		}
-		select {
-		case <-ready:
-		case <-ctx.Done():
-			t.Fatal("nothing happened for too long")
-		}
-	}
-}
-
-func accept(t *testing.T, l *stack.Listener) *stack.Conn {
-	t.Helper()
-	var c *stack.Conn
-	if err := await(t, l, func() (err error) { c, err = l.TryAccept(); return err }); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Abort)
-	return c
-}
-
-func read(t *testing.T, c *stack.Conn, n int) string {
-	t.Helper()
-	p := make([]byte, n)
-	for got := 0; got < n; {
-		if err := await(t, c, func() error {
-			m, err := c.TryRead(p[got:])
-			got += m
-			return err
-		}); err != nil {
-			t.Fatalf("read after %d of %d bytes: %v", got, n, err)
-		}
-	}
-	return string(p)
-}
-
-// write hands the connection what it takes at once.
-func write(t *testing.T, c *stack.Conn, text string) {
-	t.Helper()
-	if n, err := c.TryWrite([]byte(text)); n != len(text) {
-		t.Fatalf("wrote %d of %d bytes: %v", n, len(text), err)
-	}
-}
-
-// within polls until ok, for what tells of itself by no event.
-func within(t *testing.T, d time.Duration, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(d); !ok(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", d, what)
-		}
-	}
 }

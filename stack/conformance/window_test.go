@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -115,5 +116,34 @@ func TestAScaledWindowIsUsedAsItIsMeant(t *testing.T) {
 	}
 	if bytes != 2000 {
 		t.Errorf("%d bytes are sent into a window of 125 << 4, want 2000", bytes)
+	}
+}
+
+// RFC 7323, 2.4: the right edge of a scaled window may go back by less than one
+// unit. Who has sent up to the old one is still heard while the window is closed.
+func TestAClosedWindowHearsWhoIsOverItsEdge(t *testing.T) {
+	t.Parallel()
+	for _, at := range []netip.Addr{box4, box6} {
+		t.Run(family(at), func(t *testing.T) {
+			t.Parallel()
+			p, c := newBox(t, nil).open(t, at, append(mss(1440), option(3, 7)...)...)
+			if p.shift == 0 {
+				t.Fatal("the window has no scale")
+			}
+			next := 1 + p.fill(1397)
+			write(t, c, "answer")
+			p.expect("data", hasData)
+			p.say(lab.ACK, next+40, 7, "") // the 40 bytes before are lost
+			if s, again := p.next(hasData, time.Second); again {
+				t.Errorf("what was acknowledged comes again: %v", s)
+			}
+			p.say(lab.ACK|lab.PSH, next, 7, strings.Repeat("z", 40)) // still no room
+			p.expectACK(7, next)
+			read(t, c, int(next)-1)
+			p.say(lab.ACK|lab.PSH, next, 7, strings.Repeat("z", 40))
+			if got := read(t, c, 40); got != strings.Repeat("z", 40) {
+				t.Errorf("read %q", got)
+			}
+		})
 	}
 }

@@ -194,7 +194,10 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			if s.length() == 0 && before(s.ack, f.sndUna) {
 				return a, frame.Consume, full // nothing in it is news
 			}
-			setWindow(fr, f.peerWindow)
+			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint16(tcp[14:], f.peerWindow) })
+		}
+		if f.overEdge(s) {
+			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint32(tcp[4:], f.rcvNxt) })
 		}
 		f.receivedLate(s, now)
 		if f.has(rstSeen) && (f.id == 0 || f.has(released)) {
@@ -257,25 +260,35 @@ func (f *Flow) crosses(s *segment) bool {
 // straighten makes an ACK of a SYN-ACK whose SYN is known already: gVisor takes
 // no other, and would answer each of the peer's with an ACK.
 func straighten(fr *frame.Frame, s *segment) {
-	l, ok := frame.Parse(fr.Net)
-	if !ok {
-		return
-	}
-	tcp := fr.Net[l.Transport:l.End]
 	s.flags &^= syn
 	s.seq++
-	tcp[13] = s.flags
-	binary.BigEndian.PutUint32(tcp[4:], s.seq)
-	resum(fr, l)
+	rewrite(fr, func(tcp []byte) {
+		tcp[13] = s.flags
+		binary.BigEndian.PutUint32(tcp[4:], s.seq)
+	})
 }
 
-// setWindow puts another window into a segment.
-func setWindow(fr *frame.Frame, window uint16) {
+// overEdge reports whether a pure ACK lies past the window that we offer, and
+// before the one that we offered earlier: what is offered counts in units of
+// the scale, so the right edge may go back by less than one (RFC 7323, 2.4).
+// gVisor refuses such an ACK. Once the window has closed, with bytes lost that
+// were sent before, it would refuse every ACK of the peer and repeat its own
+// data until it gives up.
+func (f *Flow) overEdge(s *segment) bool {
+	if f.rcvScale <= 0 || !s.is(ack|syn|rst|fin, ack) || s.length() > 0 {
+		return false
+	}
+	edge := f.rcvNxt + uint32(f.window)<<uint(f.rcvScale)
+	return after(s.seq, edge) && before(s.seq, edge+1<<uint(f.rcvScale))
+}
+
+// rewrite changes the TCP header of a segment.
+func rewrite(fr *frame.Frame, change func(tcp []byte)) {
 	l, ok := frame.Parse(fr.Net)
 	if !ok {
 		return
 	}
-	binary.BigEndian.PutUint16(fr.Net[l.Transport+14:], window)
+	change(fr.Net[l.Transport:l.End])
 	resum(fr, l)
 }
 

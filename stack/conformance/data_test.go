@@ -1,4 +1,4 @@
-package stack_test
+package conformance
 
 import (
 	"encoding/binary"
@@ -15,20 +15,18 @@ import (
 	"github.com/lastack/lastack/stack"
 )
 
-func hasData(s lab.Segment) bool { return s.Len > 0 }
-
 // SHLD-31, MUST-58, MUST-59, MUST-40: what comes too early is kept and answered
 // at once; when the gap closes, one ACK covers all.
 func TestDataOutOfOrderIsKeptAndAcknowledgedTogether(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	h.say(lab.ACK|lab.PSH, 7, 1, "ghi")
-	h.hearACK(1, 1)
+	h.expectACK(1, 1)
 	h.say(lab.ACK|lab.PSH, 4, 1, "def")
-	h.hearACK(1, 1)
+	h.expectACK(1, 1)
 	begin := time.Now()
 	h.say(lab.ACK|lab.PSH, 1, 1, "abc")
-	h.hearACK(1, 10)
+	h.expectACK(1, 10)
 	if took := time.Since(begin); took > 500*time.Millisecond {
 		t.Errorf("the ACK took %v", took)
 	}
@@ -39,7 +37,7 @@ func TestDataOutOfOrderIsKeptAndAcknowledgedTogether(t *testing.T) {
 
 func TestDataThatOverlapsIsReadOnce(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	h.say(lab.ACK|lab.PSH, 1, 1, "abcd")
 	h.say(lab.ACK|lab.PSH, 3, 1, "cdef")
 	h.say(lab.ACK|lab.PSH, 1, 1, "abcdefgh")
@@ -51,33 +49,33 @@ func TestDataThatOverlapsIsReadOnce(t *testing.T) {
 // RFC 9293, 3.4 and 3.10.7.4: a segment outside the window is answered and dropped.
 func TestDataOutsideTheWindowIsAnsweredAndDropped(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	h.say(lab.ACK|lab.PSH, 50_000_000, 1, "far")
-	h.hearACK(1, 1)
+	h.expectACK(1, 1)
 	h.say(lab.ACK|lab.PSH, 1, 1, "abc")
 	if got := read(t, c, 3); got != "abc" {
 		t.Errorf("heard %q", got)
 	}
-	h.hearACK(1, 4)
+	h.expectACK(1, 4)
 	time.Sleep(600 * time.Millisecond)  // one in 500 ms is answered
 	h.say(lab.ACK|lab.PSH, 1, 1, "abc") // again: our ACK may have been lost
-	h.hearACK(1, 4)
+	h.expectACK(1, 4)
 	time.Sleep(600 * time.Millisecond)
 	h.say(lab.ACK, 0, 1, "") // a keepalive probe (RFC 9293, 3.8.4)
-	h.hearACK(1, 4)
+	h.expectACK(1, 4)
 	time.Sleep(600 * time.Millisecond)
 	h.win = 30000 // and one that has another window
 	h.say(lab.ACK, 0, 1, "")
-	h.hearACK(1, 4)
+	h.expectACK(1, 4)
 }
 
 // MUST-60, MUST-61, MUST-17: what is written leaves at once, with PSH at its end.
 func TestWhatIsWrittenLeavesAtOnceWithPSH(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	for i, text := range []string{"a", "bc", "def"} {
 		write(t, c, text)
-		s := h.hear("data", hasData)
+		s := h.expect("data", hasData)
 		if string(s.Payload) != text || !s.Flags.Has(lab.PSH) {
 			t.Errorf("write %d leaves as %v %q, want %q with PSH, though nothing is acknowledged", i, s, s.Payload, text)
 		}
@@ -88,14 +86,14 @@ func TestWhatIsWrittenLeavesAtOnceWithPSH(t *testing.T) {
 // and an ACK of what was repeated measures nothing.
 func TestRepetitionsBackOffAndMeasureNothing(t *testing.T) {
 	t.Parallel()
-	p := quick("sack", func(p *config.Policy) { p.Retransmit.LossDetection = "sack" })
-	_, h, c := met(t, want{policies: []config.Policy{p}}, "sack")
+	p := func(p *config.Policy) { p.Retransmit.LossDetection = "sack" }
+	_, h, c := met(t, p)
 	before := c.Info().RTT
 	write(t, c, "lost")
-	h.hear("data", hasData)
+	h.expect("data", hasData)
 	var times []time.Time
 	for range 4 {
-		s := h.hear("the data again", hasData)
+		s := h.expect("the data again", hasData)
 		if s.Seq != h.irs+1 || s.Len != 4 {
 			t.Fatalf("got %v", s)
 		}
@@ -117,13 +115,13 @@ func TestRepetitionsBackOffAndMeasureNothing(t *testing.T) {
 // MUST-19 (RFC 5681, 3.1; RFC 6928): at first no more than ten segments.
 func TestTheFirstFlightIsTenSegmentsAndGrowsWithACKs(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default", append(option(2, 5, 0xb4), option(3, 7)...)...)
+	_, h, c := met(t, nil, append(option(2, 5, 0xb4), option(3, 7)...)...)
 	h.win = 60000
 	h.say(lab.ACK, 1, 1, "")
 	write(t, c, strings.Repeat("x", 200_000))
 	flight := func() (bytes uint32) {
 		for {
-			s, ok := h.listen(hasData, 100*time.Millisecond)
+			s, ok := h.next(hasData, 100*time.Millisecond)
 			if !ok {
 				return bytes
 			}
@@ -143,12 +141,12 @@ func TestTheFirstFlightIsTenSegmentsAndGrowsWithACKs(t *testing.T) {
 // RFC 5681, 3.2: three duplicate ACKs repeat the segment before its timeout.
 func TestThreeDuplicateACKsRepeatTheLostSegment(t *testing.T) {
 	t.Parallel()
-	p := quick("slow", func(p *config.Policy) { p.Retransmit.MinRTO, p.Retransmit.LossDetection = 3*time.Second, "sack" })
-	_, h, c := met(t, want{policies: []config.Policy{p}}, "slow", option(2, 3, 0xe8)...)
+	p := func(p *config.Policy) { p.Retransmit.MinRTO, p.Retransmit.LossDetection = 3*time.Second, "sack" }
+	_, h, c := met(t, p, option(2, 3, 0xe8)...)
 	write(t, c, strings.Repeat("x", 6000))
-	first := h.hear("data", hasData)
+	first := h.expect("data", hasData)
 	for range 3 {
-		h.hear("data", hasData)
+		h.expect("data", hasData)
 	}
 	// The first arrives, the second is lost.
 	lost := first.Seq + uint32(first.Len)
@@ -156,7 +154,7 @@ func TestThreeDuplicateACKsRepeatTheLostSegment(t *testing.T) {
 	for range 4 {
 		h.say(lab.ACK, 1, lost-h.irs, "")
 	}
-	h.hear("the lost one again", func(s lab.Segment) bool { return s.Seq == lost && s.Len > 0 })
+	h.expect("the lost one again", func(s lab.Segment) bool { return s.Seq == lost && s.Len > 0 })
 	if took := time.Since(begin); took > time.Second {
 		t.Errorf("it took %v, and the timeout is 3 s", took)
 	}
@@ -165,10 +163,10 @@ func TestThreeDuplicateACKsRepeatTheLostSegment(t *testing.T) {
 // MUST-34, SHLD-15, SHLD-16: a window that shrinks confuses nobody.
 func TestAShrinkingWindowIsSurvived(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default", option(2, 3, 0xe8)...)
+	_, h, c := met(t, nil, option(2, 3, 0xe8)...)
 	text := strings.Repeat("0123456789", 800)
 	write(t, c, text)
-	h.hear("data", hasData)
+	h.expect("data", hasData)
 	h.win = 0
 	h.say(lab.ACK, 1, 1001, "") // the right edge moves to the left
 	within(t, 5*time.Second, "the window closed", func() bool { return c.Info().SndWnd == 0 })
@@ -176,7 +174,7 @@ func TestAShrinkingWindowIsSurvived(t *testing.T) {
 	h.say(lab.ACK, 1, 1001, "")
 	got := make([]byte, len(text))
 	for next := uint32(1000); next < uint32(len(text)); {
-		s := h.hear("the rest", hasData)
+		s := h.expect("the rest", hasData)
 		at := s.Seq - h.irs - 1
 		copy(got[at:], s.Payload)
 		if at <= next {
@@ -189,38 +187,18 @@ func TestAShrinkingWindowIsSurvived(t *testing.T) {
 	}
 }
 
-// fill sends until our window is closed.
-func (h *hand) fill(c *stack.Conn) (sent uint32) {
-	h.Helper()
-	chunk := strings.Repeat("x", 1460)
-	for {
-		h.say(lab.ACK|lab.PSH, 1+sent, 1, chunk)
-		s := h.hear("ACK", func(s lab.Segment) bool { return s.Flags == lab.ACK && s.Ack-h.iss > sent })
-		sent = s.Ack - h.iss - 1
-		if s.Win == 0 {
-			return sent
-		}
-		if s.Win < 1460 {
-			chunk = chunk[:s.Win]
-		}
-		if sent > 16<<20 {
-			h.Fatal("the window never closes")
-		}
-	}
-}
-
 // MUST-39, MUST-66: who reads a little does not open the window a little, and a
 // closed window keeps no RST out.
 func TestAClosedWindowOpensOnlyForGoodAndLetsRSTIn(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
-	sent := h.fill(c)
+	_, h, c := met(t, nil)
+	sent := h.fill(1460)
 	h.say(lab.ACK|lab.PSH, 1+sent, 1, "y") // a probe
-	if s := h.hear("the answer to a probe", func(s lab.Segment) bool { return s.Flags.Has(lab.ACK) }); s.Win != 0 || s.Ack != h.iss+1+sent {
+	if s := h.expect("the answer to a probe", func(s lab.Segment) bool { return s.Flags.Has(lab.ACK) }); s.Win != 0 || s.Ack != h.iss+1+sent {
 		t.Errorf("a probe into the closed window gets %v", s)
 	}
 	read(t, c, 10)
-	h.silent("a window of crumbs", func(s lab.Segment) bool { return s.Win > 0 && s.Win < 1000 })
+	h.expectNothing("a window of crumbs", func(s lab.Segment) bool { return s.Win > 0 && s.Win < 1000 })
 	h.say(lab.RST, 1+sent, 0, "")
 	within(t, 5*time.Second, "the reset", func() bool { return c.State() == "CLOSED" })
 }
@@ -228,23 +206,23 @@ func TestAClosedWindowOpensOnlyForGoodAndLetsRSTIn(t *testing.T) {
 // MUST-1: a window of over 32 KiB is a large one, not a negative one.
 func TestAWindowIsAnUnsignedNumber(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	h.win = 0xffff
 	h.say(lab.ACK, 1, 1, "")
 	within(t, 5*time.Second, "the window", func() bool { return c.Info().SndWnd == 0xffff })
 	write(t, c, "data")
-	h.hear("data", hasData)
+	h.expect("data", hasData)
 }
 
 // MUST-54, MUST-55, MUST-56, SHLD-25: no ICMP error ends an established connection.
 func TestNoICMPErrorEndsAConnection(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	write(t, c, "data")
-	s := h.hear("data", hasData)
-	quoted := lab.Craft{SrcMAC: h.s.box, DstMAC: h.s.mac, Src: h.to, Dst: h.from, Flags: lab.ACK, Seq: s.Seq, Ack: s.Ack}
+	s := h.expect("data", hasData)
+	quoted := lab.Craft{SrcMAC: h.b.mac, DstMAC: h.b.peerMAC, Src: h.to, Dst: h.from, Flags: lab.ACK, Seq: s.Seq, Ack: s.Ack}
 	for _, e := range [][2]byte{{3, 0}, {3, 1}, {3, 2}, {3, 3}, {3, 5}, {4, 0}, {11, 0}, {11, 1}, {12, 0}} {
-		h.s.send(t, quoted.ICMP4(netip.MustParseAddr("10.9.0.99"), e[0], e[1]))
+		h.frame(quoted.ICMP4(netip.MustParseAddr("10.9.0.99"), e[0], e[1]))
 	}
 	h.say(lab.ACK|lab.PSH, 1, 5, "alive")
 	if got := read(t, c, 5); got != "alive" {
@@ -259,53 +237,53 @@ func TestNoICMPErrorEndsAConnection(t *testing.T) {
 // that came in order.
 func TestTimestampsAreInEverySegmentAndEchoWhatCameInOrder(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default", full()...)
+	_, h, c := met(t, nil, modern()...)
 	echo := func(s lab.Segment) uint32 {
 		t.Helper()
-		data, found, _ := optionOf(s.Options, 8)
+		data, found := optionOf(s, 8)
 		if !found {
 			t.Errorf("no timestamp in %v", s)
 			return 0
 		}
 		return binary.BigEndian.Uint32(data[4:])
 	}
-	h.tsVal = handTS + 100
+	h.val = peerTS + 100
 	h.say(lab.ACK|lab.PSH, 1, 1, "abc")
-	if got := echo(h.hear("ACK", any)); got != handTS+100 {
-		t.Errorf("the ACK echoes %d, want %d", got, handTS+100)
+	if got := echo(h.expect("ACK", anything)); got != peerTS+100 {
+		t.Errorf("the ACK echoes %d, want %d", got, peerTS+100)
 	}
-	h.tsVal = handTS + 200
+	h.val = peerTS + 200
 	h.say(lab.ACK|lab.PSH, 7, 1, "ghi") // too early
-	if got := echo(h.hear("ACK", any)); got != handTS+100 {
-		t.Errorf("the ACK of what came too early echoes %d, want %d", got, handTS+100)
+	if got := echo(h.expect("ACK", anything)); got != peerTS+100 {
+		t.Errorf("the ACK of what came too early echoes %d, want %d", got, peerTS+100)
 	}
-	h.tsVal = handTS + 300
+	h.val = peerTS + 300
 	h.say(lab.ACK|lab.PSH, 4, 1, "def")
-	if got := echo(h.hear("ACK", any)); got != handTS+300 {
-		t.Errorf("the ACK of what filled the gap echoes %d, want %d", got, handTS+300)
+	if got := echo(h.expect("ACK", anything)); got != peerTS+300 {
+		t.Errorf("the ACK of what filled the gap echoes %d, want %d", got, peerTS+300)
 	}
 	write(t, c, "data")
-	if got := echo(h.hear("data", hasData)); got != handTS+300 {
-		t.Errorf("data echo %d, want %d", got, handTS+300)
+	if got := echo(h.expect("data", hasData)); got != peerTS+300 {
+		t.Errorf("data echo %d, want %d", got, peerTS+300)
 	}
 	closeWrite(t, c)
-	echo(h.hear("FIN", func(s lab.Segment) bool { return s.Flags.Has(lab.FIN) }))
+	echo(h.expect("FIN", isFIN))
 }
 
 // RFC 2018, 4: what was kept is told, the latest first; without the option in
 // both SYNs never.
 func TestSACKTellsWhatWasKept(t *testing.T) {
 	t.Parallel()
-	_, h, _ := met(t, want{}, "default", append(option(2, 5, 0xb4), option(4)...)...)
+	_, h, _ := met(t, nil, append(option(2, 5, 0xb4), option(4)...)...)
 	h.say(lab.ACK|lab.PSH, 11, 1, "klm")
-	s := h.hear("ACK", any)
-	data, found, _ := optionOf(s.Options, 5)
+	s := h.expect("ACK", anything)
+	data, found := optionOf(s, 5)
 	if !found || len(data) != 8 || binary.BigEndian.Uint32(data) != h.iss+11 || binary.BigEndian.Uint32(data[4:]) != h.iss+14 {
 		t.Errorf("SACK %x, want one block 11 to 14", data)
 	}
-	_, plain, _ := met(t, want{}, "default")
+	_, plain, _ := met(t, nil)
 	plain.say(lab.ACK|lab.PSH, 11, 1, "klm")
-	if _, found, _ := optionOf(plain.hear("ACK", any).Options, 5); found {
+	if _, found := optionOf(plain.expect("ACK", anything), 5); found {
 		t.Error("SACK without having agreed on it")
 	}
 }
@@ -314,17 +292,17 @@ func TestSACKTellsWhatWasKept(t *testing.T) {
 // before what is next; it comes only when the connection is idle.
 func TestAKeepaliveProbeHasNoDataAndComesWhenIdle(t *testing.T) {
 	t.Parallel()
-	p := quick("p", func(p *config.Policy) {
+	p := func(p *config.Policy) {
 		p.Keepalive = config.Keepalive{Idle: time.Second, Interval: time.Second, Probes: 5}
-	})
-	_, h, c := met(t, want{policies: []config.Policy{p}}, "p")
+	}
+	_, h, c := met(t, p)
 	begin := time.Now()
-	s := h.hear("a probe", func(s lab.Segment) bool { return s.Flags == lab.ACK && s.Seq == h.irs })
+	s := h.expect("a probe", func(s lab.Segment) bool { return s.Flags == lab.ACK && s.Seq == h.irs })
 	if took := time.Since(begin); s.Len > 1 || took < 700*time.Millisecond {
 		t.Errorf("after %v came %v, want a probe without data after 1 s", took, s)
 	}
 	h.say(lab.ACK, 1, 1, "")
-	h.hear("the next probe", func(s lab.Segment) bool { return s.Flags == lab.ACK && s.Seq == h.irs })
+	h.expect("the next probe", func(s lab.Segment) bool { return s.Flags == lab.ACK && s.Seq == h.irs })
 	h.say(lab.ACK, 1, 1, "")
 	if got := c.State(); got != "ESTABLISHED" {
 		t.Errorf("a peer that answers is %s", got)
@@ -334,14 +312,14 @@ func TestAKeepaliveProbeHasNoDataAndComesWhenIdle(t *testing.T) {
 // FIN with data, FIN before its turn, data after FIN (RFC 9293, 3.10.7.4).
 func TestFINsWithDataAndBeforeTheirTurn(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	h.say(lab.FIN|lab.ACK|lab.PSH, 4, 1, "def") // before its turn, with data
-	h.hearACK(1, 1)
+	h.expectACK(1, 1)
 	if got := c.State(); got != "ESTABLISHED" {
 		t.Errorf("with bytes missing before the FIN it is %s", got)
 	}
 	h.say(lab.ACK|lab.PSH, 1, 1, "abc")
-	h.hearACK(1, 8)
+	h.expectACK(1, 8)
 	if got := read(t, c, 6); got != "abcdef" {
 		t.Errorf("heard %q", got)
 	}
@@ -353,7 +331,7 @@ func TestFINsWithDataAndBeforeTheirTurn(t *testing.T) {
 	}
 	h.say(lab.ACK|lab.PSH, 8, 1, "behind the FIN")
 	write(t, c, "the other way")
-	h.hear("data", hasData)
+	h.expect("data", hasData)
 	if _, err := c.TryRead(make([]byte, 10)); err != io.EOF {
 		t.Errorf("what comes behind a FIN is read: %v", err)
 	}
@@ -362,9 +340,9 @@ func TestFINsWithDataAndBeforeTheirTurn(t *testing.T) {
 // FIN-WAIT-2 still takes data; a FIN that crosses ours goes to CLOSING.
 func TestDataStillComesAfterOurFIN(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	closeWrite(t, c)
-	s := h.hear("FIN", func(s lab.Segment) bool { return s.Flags.Has(lab.FIN) })
+	s := h.expect("FIN", isFIN)
 	if s.Seq != h.irs+1 {
 		t.Errorf("our FIN is at %d", s.Seq-h.irs)
 	}
@@ -380,38 +358,38 @@ func TestDataStillComesAfterOurFIN(t *testing.T) {
 		t.Errorf("it is %s, want FIN-WAIT-2", got)
 	}
 	h.say(lab.FIN|lab.ACK, 27, 2, "")
-	h.hear("the last ACK", func(s lab.Segment) bool { return s.Flags == lab.ACK && s.Ack == h.iss+28 && s.Seq == h.irs+2 })
+	h.expect("the last ACK", func(s lab.Segment) bool { return s.Flags == lab.ACK && s.Ack == h.iss+28 && s.Seq == h.irs+2 })
 	within(t, 5*time.Second, "TIME-WAIT", isState(c, "TIME-WAIT"))
 }
 
 // RFC 9293, 3.10.7.4, second check: an exact RST ends every state at once.
 func TestAnExactRSTEndsEveryClosingState(t *testing.T) {
 	t.Parallel()
-	for state, reach := range map[string]func(*hand, *stack.Conn) (seq uint32){
-		"FIN-WAIT-1": func(h *hand, c *stack.Conn) uint32 { closeWrite(h.T, c); return 1 },
-		"FIN-WAIT-2": func(h *hand, c *stack.Conn) uint32 {
+	for state, reach := range map[string]func(*peer, *stack.Conn) (seq uint32){
+		"FIN-WAIT-1": func(h *peer, c *stack.Conn) uint32 { closeWrite(h.T, c); return 1 },
+		"FIN-WAIT-2": func(h *peer, c *stack.Conn) uint32 {
 			closeWrite(h.T, c)
-			h.hear("FIN", func(s lab.Segment) bool { return s.Flags.Has(lab.FIN) })
+			h.expect("FIN", isFIN)
 			h.say(lab.ACK, 1, 2, "")
 			return 1
 		},
-		"CLOSE-WAIT": func(h *hand, c *stack.Conn) uint32 { h.say(lab.FIN|lab.ACK, 1, 1, ""); return 2 },
-		"CLOSING": func(h *hand, c *stack.Conn) uint32 {
+		"CLOSE-WAIT": func(h *peer, c *stack.Conn) uint32 { h.say(lab.FIN|lab.ACK, 1, 1, ""); return 2 },
+		"CLOSING": func(h *peer, c *stack.Conn) uint32 {
 			closeWrite(h.T, c)
-			h.hear("FIN", func(s lab.Segment) bool { return s.Flags.Has(lab.FIN) })
+			h.expect("FIN", isFIN)
 			h.say(lab.FIN|lab.ACK, 1, 1, "")
 			return 2
 		},
-		"LAST-ACK": func(h *hand, c *stack.Conn) uint32 {
+		"LAST-ACK": func(h *peer, c *stack.Conn) uint32 {
 			h.say(lab.FIN|lab.ACK, 1, 1, "")
-			h.hearACK(1, 2)
+			h.expectACK(1, 2)
 			closeWrite(h.T, c)
 			return 2
 		},
 	} {
 		t.Run(state, func(t *testing.T) {
 			t.Parallel()
-			r, h, c := met(t, want{}, "default")
+			r, h, c := met(t, nil)
 			seq := reach(h, c)
 			within(t, 5*time.Second, state, isState(c, state))
 			h.say(lab.RST, seq, 0, "")
@@ -429,14 +407,14 @@ func TestAnExactRSTEndsEveryClosingState(t *testing.T) {
 // an ACK again, and one with data loses nothing.
 func TestASYNThatComesAgainIsAnsweredAgain(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, want{})
-	l := r.listen(t, box4, 80, "default")
-	h := r.hand(t, 5000, l.Addr())
+	r := newBox(t, nil)
+	l := r.listen(t, box4)
+	h := r.peer(t, box4, 5000)
 	c := h.craft(lab.SYN, 0, 0, "abc") // data in a SYN may be dropped, and come again
 	h.send(c)
-	h.irs = h.hear("SYN-ACK", func(s lab.Segment) bool { return s.Flags == lab.SYN|lab.ACK }).Seq
+	h.irs = h.expect("SYN-ACK", isSYNACK).Seq
 	h.send(c)
-	h.hear("an answer", func(s lab.Segment) bool { return s.Flags.Has(lab.ACK) && s.Ack == h.iss+1 })
+	h.expect("an answer", func(s lab.Segment) bool { return s.Flags.Has(lab.ACK) && s.Ack == h.iss+1 })
 	h.say(lab.ACK|lab.PSH, 1, 1, "abc")
 	if got := read(t, accept(t, l), 3); got != "abc" {
 		t.Errorf("heard %q", got)
@@ -449,17 +427,11 @@ func TestCrossingSYNsMakeOneConnection(t *testing.T) {
 	for name, last := range map[string]lab.Flags{"ACK": lab.ACK, "SYN-ACK": lab.SYN | lab.ACK} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, want{})
-			h := r.hand(t, 7000, netip.AddrPort{})
-			c, err := r.Dial(h.from, "default")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(c.Abort)
-			h.to = c.LocalAddr()
-			h.irs = h.hear("SYN", func(s lab.Segment) bool { return s.Flags == lab.SYN }).Seq
+			r := newBox(t, nil)
+			h := r.peer(t, box4, 7000)
+			c, _ := r.dial(t, h)
 			h.say(lab.SYN, 0, 0, "")
-			s := h.hear("SYN-ACK", func(s lab.Segment) bool { return s.Flags == lab.SYN|lab.ACK })
+			s := h.expect("SYN-ACK", isSYNACK)
 			if s.Seq != h.irs || s.Ack != h.iss+1 {
 				t.Errorf("the crossing SYN is answered with %v", s)
 			}
@@ -472,7 +444,7 @@ func TestCrossingSYNsMakeOneConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, c, "one")
-			h.hear("data", hasData)
+			h.expect("data", hasData)
 		})
 	}
 }
@@ -480,16 +452,16 @@ func TestCrossingSYNsMakeOneConnection(t *testing.T) {
 // MUST-48, MUST-49, SHLD-22: the DS field and the TTL are those of the policy.
 func TestTheIPHeaderCarriesWhatThePolicySays(t *testing.T) {
 	t.Parallel()
-	p := quick("p", func(p *config.Policy) { p.DSCP, p.TTL = 46, 17 })
-	_, h, c := met(t, want{policies: []config.Policy{p}}, "p")
+	p := func(p *config.Policy) { p.DSCP, p.TTL = 46, 17 }
+	_, h, c := met(t, p)
 	write(t, c, "data")
-	s := h.hear("data", hasData)
+	s := h.expect("data", hasData)
 	if ip := s.Frame[14:]; ip[1] != 46<<2 || ip[8] != 17 {
 		t.Errorf("DS field %#x and TTL %d, want %#x and 17", ip[1], ip[8], 46<<2)
 	}
-	_, plain, d := met(t, want{}, "default")
+	_, plain, d := met(t, nil)
 	write(t, d, "data")
-	if ip := plain.hear("data", hasData).Frame[14:]; ip[1] != 0 || ip[8] != 64 {
+	if ip := plain.expect("data", hasData).Frame[14:]; ip[1] != 0 || ip[8] != 64 {
 		t.Errorf("without them DS field %#x and TTL %d, want 0 and 64", ip[1], ip[8])
 	}
 }
@@ -497,8 +469,8 @@ func TestTheIPHeaderCarriesWhatThePolicySays(t *testing.T) {
 // MUST-9: the same two ends start elsewhere on another box: a secret is in it.
 func TestInitialSequenceNumbersHoldASecret(t *testing.T) {
 	t.Parallel()
-	_, a, _ := met(t, want{}, "default")
-	_, b, _ := met(t, want{}, "default")
+	_, a, _ := met(t, nil)
+	_, b, _ := met(t, nil)
 	if d := int32(a.irs - b.irs); d > -1<<20 && d < 1<<20 {
 		t.Errorf("two boxes start at %d and %d for the same ends", a.irs, b.irs)
 	}
@@ -507,7 +479,7 @@ func TestInitialSequenceNumbersHoldASecret(t *testing.T) {
 // MUST-31: urgent data of any length are data like others.
 func TestUrgentDataAreReadInLine(t *testing.T) {
 	t.Parallel()
-	_, h, c := met(t, want{}, "default")
+	_, h, c := met(t, nil)
 	text := strings.Repeat("urgent", 200)
 	s := h.craft(lab.ACK|lab.PSH|lab.URG, 1, 1, text)
 	s.Urgent = uint16(len(text))
@@ -522,22 +494,22 @@ func TestUrgentDataAreReadInLine(t *testing.T) {
 // sets no bound.
 func TestAClosedWindowIsWaitedForWhenThePolicySaysSo(t *testing.T) {
 	t.Parallel()
-	p := quick("p", func(p *config.Policy) {
+	p := func(p *config.Policy) {
 		p.ZeroWindow, p.UserTimeout = config.Off, config.Off
 		p.Retransmit = config.Retransmit{MinRTO: 100 * time.Millisecond, MaxRTO: 150 * time.Millisecond, MaxRetries: 3, SynRetries: 2, LossDetection: "sack"}
-	})
-	_, h, c := met(t, want{policies: []config.Policy{p}}, "p")
+	}
+	_, h, c := met(t, p)
 	h.win = 0
 	h.say(lab.ACK, 1, 1, "")
 	within(t, 5*time.Second, "the closed window", func() bool { return c.Life().ZeroWindow > 0 })
 	write(t, c, "waiting")
 	for range 7 { // more than twice max_retries
-		h.hear("a probe", func(s lab.Segment) bool { return s.Seq-h.irs <= 1 })
+		h.expect("a probe", func(s lab.Segment) bool { return s.Seq-h.irs <= 1 })
 		h.say(lab.ACK, 1, 1, "")
 	}
 	h.win = 1000
 	h.say(lab.ACK, 1, 1, "")
-	if s := h.hear("data", func(s lab.Segment) bool { return s.Len == 7 }); string(s.Payload) != "waiting" {
+	if s := h.expect("data", func(s lab.Segment) bool { return s.Len == 7 }); string(s.Payload) != "waiting" {
 		t.Errorf("heard %q", s.Payload)
 	}
 }
