@@ -1,9 +1,13 @@
 package services
 
 import (
+	"cmp"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // Beat asks the peer of one side, when the connection is idle, whether its
@@ -15,13 +19,11 @@ import (
 //	  |              +--nothing for Timeout--> dead        |
 //	  +----------------------------------------------------+
 //
-// Only the session's loop uses it. The zero Beat asks nothing.
+// Only the session's loop uses it, but for timer. A nil Beat asks nothing.
 type Beat struct {
 	conf    *config.Heartbeat
-	open    bool          // a question waits for its answer
-	asked   time.Duration // when it was asked last
-	quiet   time.Duration // when the last answer came
-	matched int           // bytes of Expect that have come
+	since   atomic.Int64 // twice when the last answer came; or twice when the question was asked that waits, plus one
+	matched int          // bytes of Expect that have come
 }
 
 // Due is what a Beat wants done.
@@ -35,35 +37,58 @@ const (
 )
 
 // NewBeat makes a Beat that asks as h says.
-func NewBeat(h *config.Heartbeat) Beat { return Beat{conf: h} }
+func NewBeat(h *config.Heartbeat) *Beat { return &Beat{conf: h} }
 
 // Look tells what is due. moved is when bytes last moved; at is when to look again.
 func (b *Beat) Look(now, moved time.Duration) (what Due, at time.Duration) {
-	if b.open {
-		at = b.asked + b.conf.Timeout
-		if now >= at {
-			return DueDead, at
-		}
+	open, at := b.fires(moved)
+	switch {
+	case now < at:
 		return DueLater, at
+	case open:
+		return DueDead, at
 	}
-	at = max(moved, b.quiet) + b.conf.Idle
-	if now >= at {
-		return DueAsk, now + b.conf.Idle // should it not be possible now
+	return DueAsk, now + b.conf.Idle // should it not be possible now
+}
+
+// open reports whether a question waits for its answer.
+func (b *Beat) open() bool { return b.since.Load()&1 != 0 }
+
+// fires tells when the peer is asked, or given up because it has not answered.
+func (b *Beat) fires(moved time.Duration) (open bool, at time.Duration) {
+	x := b.since.Load()
+	if x&1 != 0 {
+		return true, time.Duration(x>>1) + b.conf.Timeout
 	}
-	return DueLater, at
+	return false, max(moved, time.Duration(x>>1)) + b.conf.Idle
+}
+
+// timer adds the heartbeat to the timers of a connection.
+func (b *Beat) timer(to []tcpinfo.Timer, now, moved time.Duration) []tcpinfo.Timer {
+	if b == nil {
+		return to
+	}
+	open, at := b.fires(moved)
+	t := tcpinfo.Timer{Name: "heartbeat", Left: max(at-now, 0)}
+	if open {
+		t.Try = 1
+	}
+	i, _ := slices.BinarySearchFunc(to, t, func(a, b tcpinfo.Timer) int { return cmp.Compare(a.Left, b.Left) })
+	return slices.Insert(to, i, t)
 }
 
 // Ask sends the question by the pipe to the peer, which holds what its
 // connection doesn't take, and says when to look again.
 func (b *Beat) Ask(l *Loop, out *Pipe, now time.Duration) (at time.Duration, err error) {
-	b.open, b.asked, b.matched = true, now, 0
+	b.matched = 0
+	b.since.Store(int64(now)<<1 | 1)
 	return now + b.conf.Timeout, out.inject(l, b.conf.Send)
 }
 
 // hear takes the answer out of what has arrived and returns what is to be
 // passed on. The peer may split its answer anywhere.
 func (b *Beat) hear(l *Loop, in []byte) []byte {
-	if b == nil || !b.open {
+	if b == nil || !b.open() {
 		return in
 	}
 	want := b.conf.Expect[b.matched:]
@@ -81,7 +106,7 @@ func (b *Beat) hear(l *Loop, in []byte) []byte {
 
 // rest is what had come of an answer that will never be whole.
 func (b *Beat) rest(l *Loop) []byte {
-	if b == nil || !b.open {
+	if b == nil || !b.open() {
 		return nil
 	}
 	part := []byte(b.conf.Expect[:b.matched])
@@ -89,10 +114,10 @@ func (b *Beat) rest(l *Loop) []byte {
 	return part
 }
 
-func (b *Beat) close(l *Loop) { b.open, b.matched, b.quiet = false, 0, l.Now() }
-
-// Asks reports whether the Beat asks at all.
-func (b *Beat) Asks() bool { return b.conf != nil }
+func (b *Beat) close(l *Loop) {
+	b.matched = 0
+	b.since.Store(int64(l.Now()) << 1)
+}
 
 // MayAsk reports whether the peer of a side could answer: out is the pipe to
 // it, in the one that reads it.

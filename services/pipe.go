@@ -11,7 +11,6 @@ import "io"
 // received is dropped.
 type Pipe struct {
 	From, To *Side
-	Beat     *Beat // takes answers to heartbeats out of what From sends; or nil
 
 	held  []byte  // read and not yet written, in buf
 	buf   *buffer // nil when nothing is held
@@ -130,9 +129,9 @@ func (p *Pipe) carry(l *Loop, m *Moved) bool {
 		m.Side, m.Err = p.From, err
 		return false
 	}
-	passed := p.Beat.hear(l, in[:n])
+	passed := p.From.Beat.hear(l, in[:n])
 	if p.From.EOF {
-		passed = append(passed, p.Beat.rest(l)...)
+		passed = append(passed, p.From.Beat.rest(l)...)
 	}
 	switch {
 	case len(passed) == 0:

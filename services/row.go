@@ -3,30 +3,33 @@ package services
 import (
 	"net/netip"
 	"time"
+
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // Row is a live connection in a listing.
 type Row struct {
-	ID          uint64         `json:"id"`
-	Service     string         `json:"service"`
-	Stage       string         `json:"stage"`
-	Client      netip.AddrPort `json:"client"`
-	Local       netip.AddrPort `json:"local"`   // what the client connected to
-	Backend     netip.AddrPort `json:"backend"` // zero without one
-	Source      netip.AddrPort `json:"source"`  // our end toward the backend
-	State       string         `json:"state"`   // both sides' RFC 9293 states: "ESTABLISHED/FIN-WAIT-2"
-	ToBackend   int64          `json:"to_backend_bytes"`
-	ToClient    int64          `json:"to_client_bytes"`
-	Opened      time.Time      `json:"opened"`
-	Age         time.Duration  `json:"age_ns"`
-	Idle        time.Duration  `json:"idle_ns"`    // since bytes last moved
-	Connect     time.Duration  `json:"connect_ns"` // until the backend was connected
-	Retries     int            `json:"retries"`    // attempts at backends that failed
-	Policy      string         `json:"policy"`
-	ClientLife  Life           `json:"client_life"`
-	BackendLife Life           `json:"backend_life"`
-	ClientInfo  Info           `json:"client_info"`
-	BackendInfo Info           `json:"backend_info"`
+	ID          uint64          `json:"id"`
+	Service     string          `json:"service"`
+	Stage       string          `json:"stage"`
+	Client      netip.AddrPort  `json:"client"`
+	Local       netip.AddrPort  `json:"local"`   // what the client connected to
+	Backend     netip.AddrPort  `json:"backend"` // zero without one
+	Source      netip.AddrPort  `json:"source"`  // our end toward the backend
+	State       string          `json:"state"`   // both sides' RFC 9293 states: "ESTABLISHED/FIN-WAIT-2"
+	ToBackend   int64           `json:"to_backend_bytes"`
+	ToClient    int64           `json:"to_client_bytes"`
+	Opened      time.Time       `json:"opened"`
+	Age         time.Duration   `json:"age_ns"`
+	Idle        time.Duration   `json:"idle_ns"`    // since bytes last moved
+	Connect     time.Duration   `json:"connect_ns"` // until the backend was connected
+	Retries     int             `json:"retries"`    // attempts at backends that failed
+	Policy      string          `json:"policy"`
+	ClientLife  Life            `json:"client_life"`
+	BackendLife Life            `json:"backend_life"`
+	ClientInfo  Info            `json:"client_info"`
+	BackendInfo Info            `json:"backend_info"`
+	Timers      []tcpinfo.Timer `json:"timers"` // of the service; those of each connection are in its info
 }
 
 // seen is what of a session must be read under its shard's lock.
@@ -62,6 +65,11 @@ func (v seen) row(now time.Duration) Row {
 	if v.conn != nil {
 		r.BackendInfo, r.BackendLife, r.Source = v.conn.Info(), v.conn.Life(), v.conn.LocalAddr()
 		r.State += "/" + r.BackendInfo.State
+	}
+	r.Timers = s.timers(now)
+	r.ClientInfo.Timers = s.Client.Beat.timer(r.ClientInfo.Timers, now, s.Moved())
+	if v.conn != nil {
+		r.BackendInfo.Timers = s.Backend.Beat.timer(r.BackendInfo.Timers, now, s.Moved())
 	}
 	if at := s.ready.Load(); at != 0 {
 		r.Connect = time.Duration(at) - s.opened

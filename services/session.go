@@ -35,8 +35,9 @@ type Session struct {
 	id     uint64
 	stage  atomic.Uint32
 	opened time.Duration
-	moved  atomic.Int64 // loop time when bytes last moved
-	prev   *Session     // in the shard's list, guarded by shard.mu
+	moved  atomic.Int64  // loop time when bytes last moved
+	bound  atomic.Uint64 // see bound.go
+	prev   *Session      // in the shard's list, guarded by shard.mu
 	next   *Session
 
 	ready    atomic.Int64 // loop time when the backend was connected, 0 before

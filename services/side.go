@@ -6,10 +6,11 @@ import "sync/atomic"
 // session's loop changes it.
 type Side struct {
 	Conn Conn
-	EOF  bool // the peer's FIN was read
-	FIN  bool // ours was sent, behind everything written
-	died How  // the peer reset it, it timed out, or another error; "" while alive
-	cut  bool // we reset it
+	EOF  bool  // the peer's FIN was read
+	FIN  bool  // ours was sent, behind everything written
+	died How   // the peer reset it, it timed out, or another error; "" while alive
+	cut  bool  // we reset it
+	Beat *Beat // asks this peer whether its application lives; or nil
 
 	received atomic.Int64 // bytes read from the peer
 	sent     atomic.Int64 // bytes its send buffer took

@@ -92,18 +92,37 @@ func count(all []string, one string) (n int) {
 	return n
 }
 
-// testNames are the tests of this package and of conformance.
+// Each id of RFC 9293 that the table of RFC 1122 names has its row.
+func TestTheTableOfRFC1122NamesRows(t *testing.T) {
+	t.Parallel()
+	text, rows := requirements(t)
+	_, table, found := strings.Cut(text, "## RFC 1122")
+	named := regexp.MustCompile(`\b(MUST|SHLD)-\d+`).FindAllString(table, -1)
+	if !found || len(named) < 70 {
+		t.Fatalf("the table names %d rows, want at least 70", len(named))
+	}
+	for _, id := range named {
+		if !slices.ContainsFunc(rows, func(r requirement) bool { return r.id == id }) {
+			t.Errorf("%s has no row", id)
+		}
+	}
+}
+
+// testNames are the tests of this package, of the table and of conformance.
 func testNames(t *testing.T) (names []string) {
 	t.Helper()
 	files, err := filepath.Glob("*_test.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	more, err := filepath.Glob("conformance/*_test.go")
-	if err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{"conformance", "flow"} {
+		more, err := filepath.Glob(dir + "/*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, more...)
 	}
-	for _, f := range append(files, more...) {
+	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)

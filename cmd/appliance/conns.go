@@ -184,15 +184,27 @@ func writeConns(w io.Writer, rows []services.Row, brief bool, rates *rates) erro
 
 // sideLines shows both sides of a connection under its line.
 func sideLines(r services.Row) string {
-	s := fmt.Sprintf("\t%s -> %s %s\n", r.Client, r.Local, tcpLine(r.ClientInfo, r.ClientLife.Options))
+	s := fmt.Sprintf("\t%s -> %s %s\n", r.Client, r.Local, tcpLine(r.ClientInfo, r.ClientLife))
 	if r.Backend.IsValid() {
-		s += fmt.Sprintf("\t%s -> %s %s connect:%s retries:%d\n", r.Source, r.Backend, tcpLine(r.BackendInfo, r.BackendLife.Options), span(r.Connect), r.Retries)
+		s += fmt.Sprintf("\t%s -> %s %s connect:%s retries:%d\n", r.Source, r.Backend, tcpLine(r.BackendInfo, r.BackendLife), span(r.Connect), r.Retries)
+	}
+	if len(r.Timers) > 0 {
+		s += fmt.Sprintf("\tservice%s\n", timersCells(r.Timers))
 	}
 	return s
 }
 
+// timersCells are timers as ss -o shows them.
+func timersCells(all []tcpinfo.Timer) string {
+	var b strings.Builder
+	for _, t := range all {
+		fmt.Fprintf(&b, " timer:(%s,%s,%d)", t.Name, span(t.Left), t.Try)
+	}
+	return b.String()
+}
+
 // tcpLine is a snapshot of a connection in the words of ss -i.
-func tcpLine(i services.Info, o tcpinfo.Options) string {
+func tcpLine(i services.Info, l services.Life) string {
 	var b strings.Builder
 	if i.Timestamps {
 		b.WriteString("ts ")
@@ -200,7 +212,7 @@ func tcpLine(i services.Info, o tcpinfo.Options) string {
 	if i.SACK {
 		b.WriteString("sack ")
 	}
-	if o.Seen && o.SndScale >= 0 {
+	if o := l.Options; o.Seen && o.SndScale >= 0 {
 		fmt.Fprintf(&b, "wscale:%d,%d ", o.SndScale, o.RcvScale)
 	}
 	fmt.Fprintf(&b, "rto:%s rtt:%s/%s", span(i.RTO), span(i.RTT), span(i.RTTVar))
@@ -227,9 +239,10 @@ func tcpLine(i services.Info, o tcpinfo.Options) string {
 	if i.CaState != "" {
 		fmt.Fprintf(&b, " snd_wnd:%d rcv_wnd:%d", i.SndWnd, i.RcvWnd)
 	}
-	for _, t := range i.Timers {
-		fmt.Fprintf(&b, " timer:(%s,%s,%d)", t.Name, span(t.Left), t.Try)
+	if l.Hint != "" {
+		fmt.Fprintf(&b, " icmp:%s", l.Hint)
 	}
+	b.WriteString(timersCells(i.Timers))
 	if i.RcvQueue > 0 {
 		fmt.Fprintf(&b, " rcvq:%d", i.RcvQueue)
 	}

@@ -25,6 +25,7 @@ var allowed = map[string][]string{
 	// The frame is what the two meet through; both stay free of each other.
 	"stack":                 {"config", "netif/frame", "internal/tcpinfo", "stack/flow"},
 	"stack/conformance":     {}, // nothing but tests
+	"stack/stacktest":       {"stack"},
 	"stack/flow":            {"config", "netif/frame", "internal/tcpinfo"},
 	"services":              {"config", "internal/tcpinfo"},
 	"services/admin":        {"services", "services/proxy"},
@@ -49,7 +50,7 @@ var keeps = map[string][]string{
 	"github.com/lmittmann/tint":   {"cmd/appliance"},
 	"go.yaml.in/yaml":             {"config"},
 	"go.uber.org/goleak":          {"internal/lab/labtest"},
-	"testing":                     {"internal/lab/labtest", "internal/golden"},
+	"testing":                     {"internal/lab/labtest", "internal/golden", "stack/stacktest"},
 	"github.com/stretchr/testify": {},
 }
 

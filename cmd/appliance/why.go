@@ -17,6 +17,9 @@ func writeWhy(w io.Writer, one admin.Connection, now time.Time) error {
 	if r := one.Live; r != nil {
 		fmt.Fprintf(&b, "Connection %d of service %s lives, for %s, in %s (%s).\n", r.ID, r.Service, span(r.Age), r.State, r.Stage)
 		fmt.Fprintf(&b, "It carried %s to the backend and %s to the client; nothing moved for %s.\n", size(r.ToBackend), size(r.ToClient), span(r.Idle))
+		if len(r.Timers) > 0 {
+			fmt.Fprintf(&b, "Its service's timers: %s.\n", timersText(r.Timers))
+		}
 		tellSide(&b, "client", r.Client.String(), r.ClientLife, nil)
 		tellTimers(&b, r.ClientInfo)
 		if r.Backend.IsValid() {
@@ -140,7 +143,7 @@ func endLines(who string, l services.Life, end *services.EndedSide) []string {
 		add("its window was closed for %s", span(l.ZeroWindow))
 	}
 	if l.Hint != "" {
-		add("during the handshake a router said: %s", strings.ReplaceAll(string(l.Hint), "_", " "))
+		add("the network said last: %s", strings.ReplaceAll(string(l.Hint), "_", " "))
 	}
 	if l.SynRetrans > 0 {
 		add("our SYN was sent again %s", times(l.SynRetrans))

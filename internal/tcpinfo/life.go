@@ -72,19 +72,23 @@ type Life struct {
 	Guarded      int           `json:"guarded"`            // segments that were refused before TCP saw them
 	ZeroWindow   time.Duration `json:"zero_window_ns"`     // the peer's window is closed since; 0 is open
 	Options      Options       `json:"options"`            // agreed in the handshake
-	Hint         Hint          `json:"hint,omitempty"`     // what the network said of the peer during the handshake
+	Hint         Hint          `json:"hint,omitempty"`     // what the network said last of the peer, since it acknowledged anything
 	EndedBy      Rule          `json:"ended_by,omitempty"` // the limit that ended it, if it was one of the table's
 	TimeWaitLeft time.Duration `json:"time_wait_left_ns"`  // while it is in TIME-WAIT
 }
 
-// Hint is a soft error: a word of the network about the peer that ends nothing
-// by itself (RFC 1122, 4.2.3.9).
+// Hint is a soft error: a word of the network about the peer, by an ICMP error
+// that quotes one of our segments. It ends nothing by itself (RFC 9293, 3.9.2.2).
 type Hint string
 
 // The hints.
 const (
-	NetworkUnreachable Hint = "network_unreachable"
-	HostUnreachable    Hint = "host_unreachable"
+	NetworkUnreachable  Hint = "network_unreachable"
+	HostUnreachable     Hint = "host_unreachable"
+	ProtocolUnreachable Hint = "protocol_unreachable"
+	PortUnreachable     Hint = "port_unreachable"
+	TimeExceeded        Hint = "time_exceeded"
+	ParameterProblem    Hint = "parameter_problem"
 )
 
 // Options are what both ends offered in their SYNs.

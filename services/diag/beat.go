@@ -27,10 +27,11 @@ func (t *talk) utter(now time.Duration) bool {
 // ask asks a client that has been quiet for too long whether it lives, or ends
 // the talk with one that has not answered.
 func (t *talk) ask(now time.Duration) {
-	if !t.beat.Asks() {
+	beat := t.Client.Beat
+	if beat == nil {
 		return
 	}
-	due, again := t.beat.Look(now, t.Moved())
+	due, again := beat.Look(now, t.Moved())
 	switch {
 	case due == services.DueDead:
 		t.Because(services.ClientHeartbeat, "no answer to the heartbeat in time")
@@ -39,7 +40,7 @@ func (t *talk) ask(now time.Duration) {
 		return
 	case due == services.DueAsk && services.MayAsk(&t.Client, &t.in, t.voice()):
 		var err error
-		if again, err = t.beat.Ask(t.Loop(), t.voice(), now); err != nil {
+		if again, err = beat.Ask(t.Loop(), t.voice(), now); err != nil {
 			t.went(now, 0, false, err)
 			return
 		}

@@ -54,8 +54,7 @@ func (d *Diag) open() (*services.Session, services.Runner) {
 	t.in = services.Pipe{From: &t.Client}
 	t.out = services.Pipe{To: &t.Client}
 	if d.heartbeat.Enabled() {
-		t.beat = services.NewBeat(&d.heartbeat)
-		t.in.Beat = &t.beat
+		t.Client.Beat = services.NewBeat(&d.heartbeat)
 	}
 	if d.speak == nil {
 		t.in.To = &t.Client // what comes in goes out: echo

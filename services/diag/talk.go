@@ -12,7 +12,6 @@ type talk struct {
 	diag *Diag
 	in   services.Pipe // to nowhere, or for echo back to the client
 	out  services.Pipe // for discard: to the client, our own words only
-	beat services.Beat
 
 	begun    bool
 	text     []byte        // daytime: what to send
@@ -114,11 +113,13 @@ func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.R
 		t.finished = now
 		if limit := t.diag.policy.FinWait2; limit > 0 {
 			t.finishBy = now + limit
+			t.EndsAt(services.BoundFinWait2, t.finishBy)
 		}
 	}
 	if plan != nil && ready&services.ReadyDrain != 0 {
 		if by := now + plan.FinGrace; t.finishBy == 0 || by < t.finishBy {
 			t.finishBy = by
+			t.EndsAt(services.BoundFinWait2, by)
 			t.Because(services.Drained, "")
 		}
 	}
@@ -134,6 +135,9 @@ func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.R
 	case waits && now >= by:
 		t.abort(now, services.FinUnacked)
 	case waits:
+		if t.finishBy == 0 || by < t.finishBy {
+			t.EndsAt(services.BoundLinger, by)
+		}
 		t.ArmBy(by)
 	}
 }
@@ -167,6 +171,7 @@ func (t *talk) finish(now, limit time.Duration) {
 	t.Disarm()
 	if t.finishBy = 0; limit > 0 {
 		t.finishBy = now + limit
+		t.EndsAt(services.BoundFinWait2, t.finishBy)
 	}
 	t.in.Cut()
 	if !t.in.Holds() {

@@ -49,6 +49,7 @@ func (p *pair) dial(now time.Duration) {
 		return
 	}
 	p.waitUntil = now + p.proxy.config.ConnectTimeout
+	p.EndsAt(services.BoundConnect, p.waitUntil)
 	p.Dialled(c)
 	p.await(now)
 }
@@ -108,5 +109,6 @@ func (p *pair) connected(now time.Duration) {
 	p.target.active.Add(1)
 	p.counted = true
 	p.Connected(now)
+	p.bounded()
 	p.relay(now, services.ReadyClient|services.ReadyBackend|services.ReadyTimer)
 }

@@ -59,6 +59,21 @@ func (p *pair) limit(now time.Duration, ready services.Ready) {
 	}
 }
 
+// bounded tells listings what ends the pair when no byte moves.
+func (p *pair) bounded() {
+	b, limit := services.BoundIdle, p.proxy.config.IdleTimeout
+	if p.half {
+		most, why := p.halfLimit()
+		if most > 0 && (limit <= 0 || most < limit) {
+			b, limit = services.BoundHalfClose, most
+			if why == services.FinWait2Timeout {
+				b = services.BoundFinWait2
+			}
+		}
+	}
+	p.EndsQuiet(b, limit)
+}
+
 // halfLimit is how long the peer that has not finished may be silent. Its side
 // is in FIN-WAIT-2, so fin_wait2 bounds it where half_close does not: nothing
 // else would, since its kernel answers keepalive for ever.
@@ -95,6 +110,7 @@ func (p *pair) limitClosing(now time.Duration, ready services.Ready) {
 		by := now + plan.FinGrace
 		if p.finishBy == 0 || by < p.finishBy {
 			p.finishBy = by
+			p.EndsAt(services.BoundFinWait2, by)
 		}
 	}
 	next := never
@@ -111,7 +127,10 @@ func (p *pair) limitClosing(now time.Duration, ready services.Ready) {
 			p.abort(now, services.FinUnacked, services.First{Who: "us", How: services.ByTimeout})
 			return
 		}
-		next = min(next, by)
+		if by < next {
+			next = by
+			p.EndsAt(services.BoundLinger, by)
+		}
 	}
 	if next < never {
 		p.Arm(next)

@@ -18,7 +18,6 @@ type pair struct {
 	services.Session
 	proxy    *Proxy
 	up, down services.Pipe
-	beats    *beats // nil without heartbeat
 
 	target    *Backend      // of the current or last attempt
 	begun     bool          // the client's events arrive
@@ -78,6 +77,7 @@ func (p *pair) relay(now time.Duration, ready services.Ready) {
 	if p.halfClosed() && !p.half {
 		p.half = true
 		p.Touch(now)
+		p.bounded()
 		ready |= services.ReadyTimer
 	}
 	if ready&(services.ReadyTimer|services.ReadyDrain) != 0 {
@@ -133,8 +133,11 @@ func (p *pair) finish(now time.Duration, why services.Reason, limit time.Duratio
 	}
 	p.Enter(services.Closing)
 	p.finished = now
-	if p.finishBy = 0; limit > 0 {
+	p.finishBy = 0
+	p.EndsQuiet(services.NoBound, 0)
+	if limit > 0 {
 		p.finishBy = now + limit
+		p.EndsAt(services.BoundFinWait2, p.finishBy)
 	}
 	p.up.Cut()
 	p.down.Cut()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/stack"
 )
 
@@ -214,7 +215,9 @@ func TestAWindowIsAnUnsignedNumber(t *testing.T) {
 	h.expect("data", hasData)
 }
 
-// MUST-54, MUST-55, MUST-56, SHLD-25: no ICMP error ends an established connection.
+// MUST-47, MUST-54, MUST-55, MUST-56, SHLD-25: no ICMP error ends an established
+// connection; the connection tells of the last one until the peer acknowledges
+// something new.
 func TestNoICMPErrorEndsAConnection(t *testing.T) {
 	t.Parallel()
 	_, h, c := met(t, nil)
@@ -224,12 +227,16 @@ func TestNoICMPErrorEndsAConnection(t *testing.T) {
 	for _, e := range [][2]byte{{3, 0}, {3, 1}, {3, 2}, {3, 3}, {3, 5}, {4, 0}, {11, 0}, {11, 1}, {12, 0}} {
 		h.frame(quoted.ICMP4(netip.MustParseAddr("10.9.0.99"), e[0], e[1]))
 	}
+	within(t, 5*time.Second, "the last is told", func() bool { return c.Life().Hint == tcpinfo.ParameterProblem })
 	h.say(lab.ACK|lab.PSH, 1, 5, "alive")
 	if got := read(t, c, 5); got != "alive" {
 		t.Errorf("heard %q", got)
 	}
 	if got := c.State(); got != "ESTABLISHED" {
 		t.Errorf("it is %s", got)
+	}
+	if got := c.Life().Hint; got != "" {
+		t.Errorf("after an ACK it still tells %q", got)
 	}
 }
 

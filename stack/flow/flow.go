@@ -65,8 +65,8 @@ type Flow struct {
 	guarded        uint8
 	challenges     uint8 // sent in the current second
 	endedBy        uint8 // index in limitRules plus one
-	soft           uint8 // what the network said of the peer during the handshake
-	timed          bool  // it is in the wheel
+	soft           hint
+	timed          bool // it is in the wheel
 	mac            [6]byte
 }
 
@@ -286,7 +286,7 @@ func (f *Flow) receivedACK(s *segment, now instant) {
 	if !after(s.ack, f.sndUna) || after(s.ack, f.sndNxt) {
 		return
 	}
-	f.sndUna, f.progress, f.repeats = s.ack, now.ms, 0
+	f.sndUna, f.progress, f.repeats, f.soft = s.ack, now.ms, 0, noHint
 	if !f.has(finSent) || f.has(finAcked) || s.ack != f.finSeq+1 {
 		return
 	}

@@ -3,6 +3,7 @@ package flow
 import (
 	"encoding/binary"
 
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/netif/frame"
 )
 
@@ -35,7 +36,13 @@ func (t *Table) inboundICMP(p []byte, l frame.Layout) frame.Verdict {
 	sh.mu.Lock()
 	f, _ := sh.find(&s.key, h)
 	good := f != nil && f.state != TimeWait && f.state != Closed && f.outstanding(s.seq)
-	kept := good && !f.state.synchronized() && f.hint(icmp, l.Version)
+	kept := false
+	if what := hintOf(icmp, l.Version); good && what != noHint {
+		f.soft = what
+		// gVisor would take it for the end of a handshake: the network may find a
+		// way yet (RFC 9293, 3.9.2.2: "MUST NOT abort").
+		kept = !f.state.synchronized() && (what == softNetwork || what == softHost)
+	}
 	sh.mu.Unlock()
 	if !good || tooSmall {
 		t.Count.ICMP.Add(1)
@@ -47,26 +54,60 @@ func (t *Table) inboundICMP(p []byte, l frame.Layout) frame.Verdict {
 	return frame.Pass
 }
 
-// hint keeps a soft error about a handshake, which gVisor would take for its
-// end: the network may find a way yet (RFC 9293, 3.9.2.2: "MUST NOT abort").
-func (f *Flow) hint(p []byte, version uint8) (soft bool) {
-	kind, code := p[0], p[1]
-	switch {
-	case version == 4 && kind == 3 && code == 0, version == 6 && kind == 1 && code == 0:
-		f.soft = softNetwork
-	case version == 4 && kind == 3 && (code == 1 || code == 5), version == 6 && kind == 1 && code == 3:
-		f.soft = softHost
-	default:
-		return false
+// hintOf is what an ICMP error says of the peer.
+func hintOf(p []byte, version uint8) hint {
+	if version == 4 {
+		switch [2]byte{p[0], p[1]} {
+		case [2]byte{3, 0}:
+			return softNetwork
+		case [2]byte{3, 1}, [2]byte{3, 5}:
+			return softHost
+		case [2]byte{3, 2}:
+			return softProtocol
+		case [2]byte{3, 3}:
+			return softPort
+		}
+		switch p[0] {
+		case 11:
+			return softTime
+		case 12:
+			return softParameter
+		}
+		return noHint
 	}
-	return true
+	switch [2]byte{p[0], p[1]} {
+	case [2]byte{1, 0}:
+		return softNetwork
+	case [2]byte{1, 3}:
+		return softHost
+	case [2]byte{1, 4}:
+		return softPort
+	}
+	switch p[0] {
+	case 3:
+		return softTime
+	case 4:
+		return softParameter
+	}
+	return noHint
 }
 
-// What the network said last of a handshake's peer.
+// hint is what the network said last of the peer, since it last acknowledged
+// anything new.
+type hint uint8
+
 const (
-	softNetwork = 1 + iota
+	noHint hint = iota
+	softNetwork
 	softHost
+	softProtocol
+	softPort
+	softTime
+	softParameter
 )
+
+var hintNames = [...]tcpinfo.Hint{"", tcpinfo.NetworkUnreachable, tcpinfo.HostUnreachable, tcpinfo.ProtocolUnreachable,
+	tcpinfo.PortUnreachable, tcpinfo.TimeExceeded, tcpinfo.ParameterProblem}
 
 // readICMP takes an ICMP error apart: what it quotes, and whether it wants
 // packets that are too small.

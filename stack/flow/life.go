@@ -123,7 +123,7 @@ func (t *Table) life(f *Flow, now instant) tcpinfo.Life {
 		PeerFinAgain: int(f.peerFinAgain),
 		SynRetrans:   int(f.synRetrans),
 		RstSent:      f.has(rstSent), RstReceived: f.has(rstSeen),
-		Unacked: f.unacked(), Repeats: int(f.repeats), Guarded: int(f.guarded),
+		Unacked: f.unacked(), Repeats: int(f.repeats), Guarded: int(f.guarded), Hint: hintNames[f.soft],
 		Options: tcpinfo.Options{
 			Seen: f.has(synsSeen), SndMSS: f.sndMSS, RcvMSS: f.rcvMSS, SndScale: f.sndScale, RcvScale: f.rcvScale,
 			SACK: f.has(sackOK), Timestamps: f.has(timestamps),
@@ -131,12 +131,6 @@ func (t *Table) life(f *Flow, now instant) tcpinfo.Life {
 	}
 	if f.has(finAcked) {
 		l.FinAckedIn = time.Duration(f.finTook) * time.Millisecond
-	}
-	switch f.soft {
-	case softNetwork:
-		l.Hint = tcpinfo.NetworkUnreachable
-	case softHost:
-		l.Hint = tcpinfo.HostUnreachable
 	}
 	switch {
 	case f.has(finFirstUs):

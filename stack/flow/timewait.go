@@ -43,7 +43,10 @@ func (t *Table) mayReopen(f *Flow, s *segment) bool {
 	if t.policies[f.policy].TimeWait.Reuse == "never" {
 		return false
 	}
-	if f.has(timestamps) && s.ts && s.tsVal != f.tsRecent {
+	switch {
+	case s.ts && !f.has(timestamps):
+		return true // nothing of the old connection has one, so nothing of it will be taken
+	case s.ts && s.tsVal != f.tsRecent:
 		return after(s.tsVal, f.tsRecent)
 	}
 	return !before(s.seq, f.rcvNxt)
