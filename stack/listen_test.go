@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -62,25 +61,4 @@ func (r *rig) connect(t *testing.T, to string) *net.TCPConn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c.(*net.TCPConn)
-}
-
-// MUST-41, MUST-42, MUST-43: one port on several addresses, and connections
-// beside those who listen.
-func TestListenersOfOnePortDoNotDisturbEachOther(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, want{})
-	four, six := r.listen(t, box4, 80, "default"), r.listen(t, box6, 80, "default")
-	a, _ := r.accepted(t, four)
-	b, client := r.accepted(t, six)
-	again, _ := r.accepted(t, four)
-	for _, c := range []interface{ LocalAddr() netip.AddrPort }{a, again} {
-		if c.LocalAddr() != four.Addr() {
-			t.Errorf("accepted at %v, want %v", c.LocalAddr(), four.Addr())
-		}
-	}
-	four.Close()
-	sayTo(t, client, "on")
-	if got := read(t, b, 2); got != "on" {
-		t.Errorf("heard %q", got)
-	}
 }

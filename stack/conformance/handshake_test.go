@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/stack"
 )
 
 // wellFormed reports whether the list of options ends where it should: each has
@@ -291,5 +292,34 @@ func TestInitialSequenceNumbersFollowAClockForEachPairOfEnds(t *testing.T) {
 	}
 	if d := middle - first; d < passed {
 		t.Errorf("other ends start %d beside", d)
+	}
+}
+
+// MUST-41, MUST-42: one port on several addresses, and connections beside those
+// who listen.
+func TestListenersOfOnePortStandSideBySide(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	four, six := b.listen(t, box4), b.listen(t, box6)
+	first, second, other := b.peer(t, box4, 5000), b.peer(t, box4, 5001), b.peer(t, box6, 5000)
+	first.handshake()
+	one := accept(t, four)
+	other.handshake()
+	two := accept(t, six)
+	second.handshake()
+	if c := accept(t, four); c.RemoteAddr() != second.from {
+		t.Errorf("accepted %v, want %v", c.RemoteAddr(), second.from)
+	}
+	if err := four.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, x := range []struct {
+		p *peer
+		c *stack.Conn
+	}{{first, one}, {other, two}} {
+		x.p.say(lab.ACK|lab.PSH, 1, 1, "on")
+		if got := read(t, x.c, 2); got != "on" {
+			t.Errorf("heard %q from %v", got, x.p.from)
+		}
 	}
 }

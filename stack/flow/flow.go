@@ -41,7 +41,6 @@ type Flow struct {
 	finAt     uint32         // milliseconds of the table: our first FIN
 	finTook   uint32         // milliseconds until it was acknowledged
 	due       uint32         // milliseconds of the table: when the wheel looks at it next
-	challenge uint32         // milliseconds of the table: start of the current second of challenge ACKs
 
 	next, prev   uint32 // in its list of the wheel, as slot+1; 0: none
 	newer, older uint32 // in its queue of those in TIME-WAIT, as slot+1; 0: none
@@ -53,6 +52,7 @@ type Flow struct {
 	vlan           uint16
 	policy         uint16
 	spoke          uint16 // the list of the wheel it is in
+	challenge      uint16 // second of the table in which challenges were counted
 	state          State
 	counted        uint8 // what the table counts it as
 	card           uint8
@@ -63,7 +63,7 @@ type Flow struct {
 	synRetrans     uint8
 	peerFinAgain   uint8
 	guarded        uint8
-	challenges     uint8 // sent in the current second
+	challenges     uint8 // sent in that second
 	endedBy        uint8 // index in limitRules plus one
 	soft           hint
 	timed          bool // it is in the wheel

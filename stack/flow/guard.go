@@ -50,8 +50,8 @@ func (t *Table) guard(f *Flow, s *segment, now instant) ruling {
 const challengesMost = 10
 
 func (f *Flow) mayChallenge(now instant) bool {
-	if now.ms-f.challenge >= 1000 {
-		f.challenge, f.challenges = now.ms, 0
+	if second := uint16(now.ms / 1000); second != f.challenge {
+		f.challenge, f.challenges = second, 0
 	}
 	if f.challenges >= challengesMost {
 		return false

@@ -7,7 +7,7 @@ import (
 
 const (
 	shards    = 256
-	chunkSize = 34 // flows that are allocated together: they fill a size class of Go's, 8 KiB
+	chunkSize = 35 // flows that are allocated together: they fill a size class of Go's, 8 KiB
 	chunkFull = 1<<chunkSize - 1
 
 	wheelSlots = 1024
