@@ -73,6 +73,13 @@ type Drain struct {
 	Deadline time.Duration // time busy connections may take to finish
 	FinGrace time.Duration // time a peer has to answer our FIN before it is reset
 	Refuse   string        // answer to a SYN while draining: "rst" or "silence"
+
+	Min        time.Duration // the least a drain takes, though no connection is left
+	Max        time.Duration // the most, from the first refused SYN to the last RST; 0 = Deadline + FinGrace
+	Spread     time.Duration // closes are spread over this time at random
+	LingerRead time.Duration // time after our FIN in which data draw no RST; 0 = FinGrace
+
+	Profiles map[string]Drain // by cause, each complete; see DrainCauses
 }
 
 // Admin is where the daemon answers the command line.

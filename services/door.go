@@ -105,7 +105,7 @@ func (s *Server) turnAway(c Conn, why Reason, detail string) {
 	s.tally.accepted.Add(1)
 	s.tally.add(&e)
 	s.ring.add(e)
-	if s.phase.get() >= Draining {
-		s.account(e)
+	if plan := s.plan.Load(); plan != nil {
+		plan.account.ended(e, s.loops.Now())
 	}
 }

@@ -2,17 +2,13 @@ package services
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/lastack/lastack/config"
 )
-
-// Plan says how a server drains, in loop time.
-type Plan struct {
-	Start    time.Duration
-	Deadline time.Duration // busy sessions are closed now
-	FinGrace time.Duration // how long a peer has to answer our FIN
-}
 
 // Quiet is for how long a draining session must have moved no byte to be
 // closed: an answer that is under way usually takes less.
@@ -22,29 +18,61 @@ const Quiet = 100 * time.Millisecond
 // that were under way: their last ACK is a round trip away.
 const handshakeGrace = 250 * time.Millisecond
 
+// ErrNotDraining is the answer to Undrain of what does not drain.
+var ErrNotDraining = errors.New("it does not drain")
+
+// DrainingError is the answer to a drain of what drains already.
+type DrainingError struct {
+	What  string
+	Since time.Time
+	Left  time.Duration // until its deadline
+}
+
+// Error implements error.
+func (e *DrainingError) Error() string {
+	return fmt.Sprintf("%s drains already, since %s, and closes busy connections in %s: nothing is changed", e.What,
+		e.Since.Local().Format(time.TimeOnly), max(e.Left, 0).Round(time.Second))
+}
+
 // Drain ends the service: see Service. What happens to the connections is up
 // to their sessions, which are woken with ReadyDrain and look at the Plan.
 func (s *Server) Drain(ctx context.Context, d config.Drain) Report {
-	start := s.loops.Now()
-	s.plan.CompareAndSwap(nil, &Plan{Start: start, Deadline: start + max(0, d.Deadline), FinGrace: d.FinGrace})
-	if s.phase.enter(Draining) {
+	plan, first := s.lastPlan(d)
+	if first && (s.phase.enter(Draining) || s.Phase() == Draining) {
 		for _, addr := range s.Addrs() {
 			s.network.Refuse(addr, d.Refuse)
 		}
 		s.wakeSessions(ReadyDrain)
-		s.await(ctx)
+		s.await(ctx, plan.Start+d.Min)
 	}
 	s.shut()
 	s.phase.enter(Closed)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.report.Service, s.report.Took = s.Name(), s.loops.Now()-start
-	return s.report
+	return plan.result(s.loops.Now())
 }
 
-// await returns when no session is left and none can come, or Close is called.
-func (s *Server) await(ctx context.Context) {
-	grace := time.NewTimer(handshakeGrace)
+// lastPlan replaces a drain that goes on by the one that ends the service: what
+// has ended stays in its account, and the earlier deadline holds.
+func (s *Server) lastPlan(d config.Drain) (plan *Plan, first bool) {
+	s.turning.Lock()
+	defer s.turning.Unlock()
+	old := s.plan.Load()
+	if s.ending.Swap(true) && old != nil {
+		return old, false
+	}
+	plan = s.newPlan(d, Target{Service: s.Name()}, "shutdown")
+	if old != nil {
+		plan.account, plan.Deadline = old.account, min(plan.Deadline, old.Deadline)
+	} else {
+		s.remember(plan)
+	}
+	s.plan.Store(plan)
+	return plan, true
+}
+
+// await returns when no session is left and none can come, at the earliest at
+// the time given, or Close is called.
+func (s *Server) await(ctx context.Context, earliest time.Duration) {
+	grace := time.NewTimer(max(handshakeGrace, earliest-s.loops.Now()))
 	defer grace.Stop()
 	arriving, hurry := true, ctx.Done()
 	for arriving || s.live.Load() > 0 {
@@ -54,6 +82,7 @@ func (s *Server) await(ctx context.Context) {
 			arriving = false
 		case <-hurry:
 			hurry = nil
+			grace.Reset(handshakeGrace)
 			s.hurry()
 		case <-s.stopping:
 			return
@@ -64,9 +93,157 @@ func (s *Server) await(ctx context.Context) {
 // hurry makes the deadline now.
 func (s *Server) hurry() {
 	plan := *s.plan.Load()
-	plan.Deadline = min(plan.Deadline, s.loops.Now())
+	plan.Deadline, plan.Spread = min(plan.Deadline, s.loops.Now()), 0
 	s.plan.Store(&plan)
 	s.wakeSessions(ReadyDrain)
+}
+
+// StartDrain is the part of Drain that can be taken back: new connections are
+// refused and the others end, but the service stays.
+func (s *Server) StartDrain(d config.Drain, cause string) error {
+	s.turning.Lock()
+	defer s.turning.Unlock()
+	if old := s.plan.Load(); old != nil {
+		return old.Again("service "+s.Name(), s.loops.Now())
+	}
+	plan := s.newPlan(d, Target{Service: s.Name()}, cause)
+	s.plan.Store(plan)
+	if !s.phase.enter(Draining) {
+		s.plan.Store(nil)
+		return fmt.Errorf("service %s is %s", s.Name(), s.Phase())
+	}
+	s.remember(plan)
+	for _, addr := range s.Addrs() {
+		s.network.Refuse(addr, d.Refuse)
+	}
+	s.wakeSessions(ReadyDrain)
+	return nil
+}
+
+// Undrain takes new connections again. Connections that were told to end go on
+// ending. It returns ErrNotDraining if there is nothing to take back.
+func (s *Server) Undrain() error {
+	s.turning.Lock()
+	defer s.turning.Unlock()
+	plan := s.plan.Load()
+	if plan == nil || s.ending.Load() || !s.phase.resume() {
+		return ErrNotDraining
+	}
+	s.plan.Store(nil)
+	plan.takeBack(s.loops.Now())
+	for _, addr := range s.Addrs() {
+		s.network.Admit(addr)
+	}
+	s.wakeSessions(ReadyDrain) // their timers may be those of the plan
+	return nil
+}
+
+// DrainConn ends one connection as a drain would: when it is quiet, or at the
+// deadline.
+func (s *Server) DrainConn(id uint64, d config.Drain, cause string) error {
+	session := s.session(id)
+	if session == nil {
+		return ErrUnknown
+	}
+	plan := s.newPlan(d, Target{Service: s.Name(), Conn: id}, cause)
+	if !session.own.CompareAndSwap(nil, plan) {
+		return plan.Again(fmt.Sprintf("connection %d", id), s.loops.Now())
+	}
+	s.remember(plan)
+	session.Wake(ReadyDrain)
+	return nil
+}
+
+// PlanFor makes the Plan of a drain of one backend. The service gives it to
+// new sessions of the backend with Join, until it is taken back with TakeBack.
+func (s *Server) PlanFor(backend netip.AddrPort, d config.Drain, cause string) *Plan {
+	plan := s.newPlan(d, Target{Service: s.Name(), Backend: backend.String()}, cause)
+	s.remember(plan)
+	return plan
+}
+
+// Assign gives the plan to every session of the backend.
+func (s *Server) Assign(plan *Plan, backend netip.AddrPort) {
+	s.eachOf(backend, func(one *Session) { one.Join(plan) })
+}
+
+// TakeBack ends the plan of a backend's drain for sessions that it has not
+// ended yet.
+func (s *Server) TakeBack(plan *Plan, backend netip.AddrPort) {
+	plan.takeBack(s.loops.Now())
+	s.eachOf(backend, func(one *Session) {
+		if one.own.CompareAndSwap(plan, nil) {
+			one.Wake(ReadyDrain)
+		}
+	})
+}
+
+// eachOf calls f for every session of a backend, with a lock held.
+func (s *Server) eachOf(backend netip.AddrPort, f func(*Session)) {
+	for _, sh := range s.shards {
+		sh.mu.Lock()
+		for one := sh.first; one != nil; one = one.next {
+			if one.backend == backend {
+				f(one)
+			}
+		}
+		sh.mu.Unlock()
+	}
+}
+
+// Drains lists the drains that go on and the last that are over, newest first.
+func (s *Server) Drains() []DrainRow {
+	now := s.loops.Now()
+	plans := s.plans()
+	rows := make([]DrainRow, 0, len(plans))
+	for _, p := range plans {
+		rows = append(rows, p.row(now, s.leftOf(p), s.waitsFor(p, now)))
+	}
+	return rows
+}
+
+// DrainReports are the accounts of the same drains.
+func (s *Server) DrainReports() []Report {
+	now := s.loops.Now()
+	var all []Report
+	for _, p := range s.plans() {
+		all = append(all, p.result(now))
+	}
+	return all
+}
+
+// plans are the remembered ones, newest first.
+func (s *Server) plans() []*Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*Plan, 0, len(s.drains))
+	for i := len(s.drains) - 1; i >= 0; i-- {
+		all = append(all, s.drains[i])
+	}
+	return all
+}
+
+// waitsFor reports whether handshakes may still bring the drain connections.
+func (s *Server) waitsFor(p *Plan, now time.Duration) bool {
+	return p.account.target.Backend == "" && p.account.target.Conn == 0 && now < p.Start+handshakeGrace
+}
+
+// leftOf counts the sessions that a drain waits for.
+func (s *Server) leftOf(p *Plan) (n int) {
+	whole := s.plan.Load()
+	if whole != nil && whole.account == p.account {
+		return int(s.live.Load())
+	}
+	for _, sh := range s.shards {
+		sh.mu.Lock()
+		for one := sh.first; one != nil; one = one.next {
+			if own := one.own.Load(); own != nil && own.account == p.account {
+				n++
+			}
+		}
+		sh.mu.Unlock()
+	}
+	return n
 }
 
 func (s *Server) wakeSessions(r Ready) {
@@ -77,6 +254,7 @@ func (s *Server) wakeSessions(r Ready) {
 
 // Close resets every connection and stops listening.
 func (s *Server) Close() {
+	s.ending.Store(true)
 	if s.phase.enter(Closed) {
 		close(s.stopping)
 		s.wakeSessions(ReadyStop)

@@ -150,7 +150,7 @@ func (s *Session) gone() {
 	defer func() {
 		s.left = true
 		s.shard.remove(s)
-		s.server.left(e)
+		s.server.left(e, s.Plan())
 	}()
 	defer s.released(&e)
 	fault := s.reason == InternalError // ask the connections nothing that they may fail at again

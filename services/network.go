@@ -91,4 +91,6 @@ type Network interface {
 	// open until the caller closes it. The refusal outlasts it; the next
 	// Listen to addr ends that.
 	Refuse(addr netip.AddrPort, how string)
+	// Admit ends Refuse.
+	Admit(addr netip.AddrPort)
 }

@@ -5,10 +5,11 @@ import (
 	"sync/atomic"
 )
 
-// Phase is where a Service is in its life. It never goes back:
+// Phase is where a Service is in its life. It goes back from draining alone,
+// by Undrain:
 //
-//	            Start            Drain             all connections ended
-//	starting ----------> serving --------> draining ---------------------> closed
+//	            Start       Drain, StartDrain      all connections ended
+//	starting ----------> serving <-------> draining ---------------------> closed
 //	    |                   |                  |                             ^
 //	    | Start failed      | Close            | Close                       |
 //	    +-------------------+------------------+-----------------------------+
@@ -32,7 +33,7 @@ func (p Phase) String() string {
 	return fmt.Sprintf("phase %d", uint32(p))
 }
 
-// phaseVar holds a Phase; enter is the one function that changes it.
+// phaseVar holds a Phase; enter and resume alone change it.
 type phaseVar struct{ v atomic.Uint32 }
 
 func (v *phaseVar) get() Phase { return Phase(v.v.Load()) }
@@ -49,3 +50,6 @@ func (v *phaseVar) enter(p Phase) bool {
 		}
 	}
 }
+
+// resume goes back from Draining to Serving and reports whether this call did.
+func (v *phaseVar) resume() bool { return v.v.CompareAndSwap(uint32(Draining), uint32(Serving)) }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/lastack/lastack/config"
 )
@@ -39,8 +40,11 @@ type Server struct {
 	ring  endedRing
 	tally tally
 
-	mu     sync.Mutex // guards report
-	report Report
+	ending  atomic.Bool // Drain or Close was called: nothing is taken back any more
+	turning sync.Mutex  // held while a drain starts or is taken back
+
+	mu     sync.Mutex // guards drains
+	drains []*Plan    // that go on, and the last that are over; oldest first
 }
 
 // OpenFunc makes a service's state for a connection just accepted. The Runner
@@ -76,6 +80,9 @@ func (s *Server) Type() string { return s.config.Type }
 
 // Phase is where the service is in its life.
 func (s *Server) Phase() Phase { return s.phase.get() }
+
+// Now is the time its plans go by.
+func (s *Server) Now() time.Duration { return s.loops.Now() }
 
 // Log is the service's logger.
 func (s *Server) Log() *slog.Logger { return s.log }
@@ -170,11 +177,11 @@ func (s *Server) adopt(c Conn) {
 }
 
 // left takes note of a session that is gone.
-func (s *Server) left(e Ended) {
+func (s *Server) left(e Ended, plan *Plan) {
 	s.tally.add(&e)
 	s.ring.add(e)
-	if s.phase.get() >= Draining {
-		s.account(e)
+	if plan != nil {
+		plan.account.ended(e, s.loops.Now())
 	}
 	if s.live.Add(-1) > 0 {
 		return

@@ -26,6 +26,17 @@ type Service interface {
 	// when every connection has ended and its FINs are acknowledged or given
 	// up. Canceling ctx makes the deadline now.
 	Drain(ctx context.Context, d config.Drain) Report
+	// StartDrain begins the same and returns: the service refuses new
+	// connections until Undrain. A *DrainingError says that it drains already,
+	// ErrNotDraining that there is nothing to take back.
+	StartDrain(d config.Drain, cause string) error
+	Undrain() error
+	// DrainConn drains one connection; ErrUnknown if the service has none of
+	// that ID.
+	DrainConn(id uint64, d config.Drain, cause string) error
+	// Drains lists drains, newest first, and DrainReports what each left so far.
+	Drains() []DrainRow
+	DrainReports() []Report
 	// Close resets what is left and stops listening. It is idempotent.
 	Close()
 
@@ -37,6 +48,14 @@ type Service interface {
 	// return ErrUnknown if the service does not have it.
 	Kill(id uint64, how string) error
 	Probe(ctx context.Context, id uint64) (Probed, error)
+}
+
+// BackendDrainer is a Service that has backends, each of which can drain by
+// itself. ErrUnknown tells of a backend that the service does not have.
+type BackendDrainer interface {
+	HasBackend(addr netip.AddrPort) bool
+	DrainBackend(addr netip.AddrPort, d config.Drain, cause string) error
+	UndrainBackend(addr netip.AddrPort) error
 }
 
 // Env is what services share.

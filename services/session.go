@@ -30,6 +30,7 @@ type Session struct {
 	Task
 	Client, Backend Side
 
+	own    atomic.Pointer[Plan] // of the drain of its backend, or of itself
 	server *Server
 	shard  *shard
 	id     uint64
@@ -70,8 +71,22 @@ func (s *Session) Moved() time.Duration { return time.Duration(s.moved.Load()) }
 // Touch notes that bytes moved.
 func (s *Session) Touch(now time.Duration) { s.moved.Store(int64(now)) }
 
-// Plan is how the server drains, nil while it doesn't.
-func (s *Session) Plan() *Plan { return s.server.plan.Load() }
+// Plan is how the session drains, by its own, its backend's or its service's:
+// the one with the earliest deadline. It is nil while the session doesn't.
+func (s *Session) Plan() *Plan {
+	all, own := s.server.plan.Load(), s.own.Load()
+	if own != nil && (all == nil || own.Deadline < all.Deadline) {
+		return own
+	}
+	return all
+}
+
+// Join makes the session drain by a plan of its own, unless it has one.
+func (s *Session) Join(p *Plan) {
+	if s.own.CompareAndSwap(nil, p) {
+		s.Wake(ReadyDrain)
+	}
+}
 
 // Gone reports whether the session has ended: what still wakes it is to be ignored.
 func (s *Session) Gone() bool { return s.ended }

@@ -124,10 +124,17 @@ func (l *Listener) Close() error {
 }
 
 // Refuse makes new connections to addr be refused ("rst") or ignored
-// ("silence") while handshakes under way finish, until the next Listen there or
-// Gate.Allow. It outlasts the listener: gVisor answers with RST where nobody listens.
+// ("silence") while handshakes under way finish, until Admit or the next Listen
+// there. It outlasts the listener: gVisor answers with RST where nobody listens.
 func (s *Stack) Refuse(addr netip.AddrPort, how string) {
 	if s.gate != nil {
 		s.gate.Refuse(addr, how)
+	}
+}
+
+// Admit ends Refuse.
+func (s *Stack) Admit(addr netip.AddrPort) {
+	if s.gate != nil {
+		s.gate.Allow(addr)
 	}
 }

@@ -144,13 +144,14 @@ func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.R
 
 // drain finishes the talk when it is quiet, or at the deadline.
 func (t *talk) drain(now time.Duration, plan *services.Plan) {
-	quietAt := t.Moved() + services.Quiet
-	busy := !t.diag.endless && (now < quietAt || t.in.Holds())
+	from, deadline := plan.Turn(t.ID())
+	quietAt := max(t.Moved()+services.Quiet, from)
+	busy := now < from || !t.diag.endless && (now < quietAt || t.in.Holds())
 	switch {
-	case now >= plan.Deadline:
+	case now >= deadline:
 		t.Because(services.DrainDeadline, "")
 	case busy:
-		t.Arm(min(max(quietAt, now+services.Quiet), plan.Deadline))
+		t.Arm(min(max(quietAt, now+services.Quiet), deadline))
 		return
 	default:
 		t.Because(services.Drained, "")

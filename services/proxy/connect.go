@@ -22,9 +22,11 @@ func (p *pair) connect(now time.Duration, ready services.Ready) {
 			return
 		}
 	}
-	if plan := p.Plan(); plan != nil && now >= plan.Deadline {
-		p.giveUp(now)
-		return
+	if plan := p.Plan(); plan != nil {
+		if _, deadline := plan.Turn(p.ID()); now >= deadline {
+			p.giveUp(now, plan)
+			return
+		}
 	}
 	switch {
 	case p.Backend.Present():
@@ -97,11 +99,11 @@ func (p *pair) noBackend(now time.Duration, err error) {
 }
 
 // giveUp ends a pair that has no backend at the drain's deadline.
-func (p *pair) giveUp(now time.Duration) {
+func (p *pair) giveUp(now time.Duration, plan *services.Plan) {
 	if p.Backend.Present() {
 		p.Undial()
 	}
-	p.finish(now, services.DrainDeadline, p.Plan().FinGrace)
+	p.finish(now, services.DrainDeadline, plan.FinGrace)
 }
 
 func (p *pair) connected(now time.Duration) {
@@ -109,6 +111,9 @@ func (p *pair) connected(now time.Duration) {
 	p.target.active.Add(1)
 	p.counted = true
 	p.Connected(now)
+	if plan := p.target.plan.Load(); plan != nil {
+		p.Join(plan) // its drain began while we dialled
+	}
 	p.bounded()
 	p.relay(now, services.ReadyClient|services.ReadyBackend|services.ReadyTimer)
 }

@@ -12,7 +12,8 @@ const never = time.Duration(math.MaxInt64)
 // arm sets the timer, but for the drain's deadline at the latest.
 func (p *pair) arm(at time.Duration) {
 	if plan := p.Plan(); plan != nil {
-		at = min(at, plan.Deadline)
+		_, deadline := plan.Turn(p.ID())
+		at = min(at, deadline)
 	}
 	p.Arm(at)
 }
@@ -88,17 +89,18 @@ func (p *pair) halfLimit() (time.Duration, services.Reason) {
 // when to look again. A pair of which one peer has finished is about to end by
 // itself: the other's answer is awaited.
 func (p *pair) drain(now time.Duration, plan *services.Plan) (again time.Duration, ended bool) {
-	quietAt := p.Moved() + services.Quiet
+	from, deadline := plan.Turn(p.ID())
+	quietAt := max(p.Moved()+services.Quiet, from)
 	switch {
-	case now >= plan.Deadline:
+	case now >= deadline:
 		p.finish(now, services.DrainDeadline, plan.FinGrace)
 		return 0, true
 	case p.halfClosed():
-		return plan.Deadline, false
+		return deadline, false
 	case p.up.Holds() || p.down.Holds():
-		return min(now+services.Quiet, plan.Deadline), false
+		return min(now+services.Quiet, deadline), false
 	case now < quietAt:
-		return min(quietAt, plan.Deadline), false
+		return min(quietAt, deadline), false
 	}
 	p.finish(now, services.Drained, plan.FinGrace)
 	return 0, true

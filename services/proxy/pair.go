@@ -104,6 +104,10 @@ func (p *pair) move(now time.Duration, pipe *services.Pipe, again services.Ready
 	m := pipe.Move(p.Loop())
 	if m.Bytes > 0 {
 		p.Touch(now)
+		if plan := p.Plan(); plan != nil && p.Stage() == services.Closing && now > p.finished+plan.LingerRead && !pipe.From.EOF {
+			p.abort(now, services.DrainDeadline, services.First{Who: "us", How: services.ByRST}) // it goes on sending
+			return false
+		}
 	}
 	if m.Err != nil {
 		p.fail(now, m.Side, m.Err)

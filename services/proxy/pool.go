@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"github.com/lastack/lastack/services"
 )
 
 // Pool picks backends round robin and keeps away from those that fail: a
@@ -23,8 +25,9 @@ type Backend struct {
 	addr  netip.AddrPort
 	index int
 
-	fails    atomic.Uint32 // attempts that failed since the last success
-	retryAt  atomic.Int64  // loop time before which it is left out; 0 when it is up
+	plan     atomic.Pointer[services.Plan] // of its drain: it gets no new connections; nil without
+	fails    atomic.Uint32                 // attempts that failed since the last success
+	retryAt  atomic.Int64                  // loop time before which it is left out; 0 when it is up
 	active   atomic.Int64
 	connects atomic.Uint64
 	failures atomic.Uint64
@@ -34,6 +37,7 @@ type Backend struct {
 type BackendRow struct {
 	Addr     netip.AddrPort `json:"address"`
 	Up       bool           `json:"up"`
+	Draining bool           `json:"draining"` // it gets no new connections
 	Active   int64          `json:"active"`   // connections now
 	Connects uint64         `json:"connects"` // connections made
 	Failures uint64         `json:"failures"` // attempts that failed
@@ -56,7 +60,7 @@ func newPool(addrs []netip.AddrPort, trial time.Duration, log *slog.Logger) *Poo
 }
 
 // pick chooses the backend for an attempt; after is the one of the attempt
-// before, nil for the first.
+// before, nil for the first. It returns nil if all are drained.
 func (p *Pool) pick(now time.Duration, after *Backend) *Backend {
 	n := len(p.backends)
 	if n == 0 {
@@ -73,11 +77,19 @@ func (p *Pool) pick(now time.Duration, after *Backend) *Backend {
 			return b
 		}
 	}
-	return p.backends[start]
+	for i := range n { // all that are not drained rest: one of them
+		if b := p.backends[(start+i)%n]; b.plan.Load() == nil {
+			return b
+		}
+	}
+	return nil
 }
 
 // usable reports whether b is up, or its rest is over: then for this caller only.
 func (b *Backend) usable(now, trial time.Duration) bool {
+	if b.plan.Load() != nil {
+		return false
+	}
 	at := b.retryAt.Load()
 	return at == 0 || int64(now) >= at && b.retryAt.CompareAndSwap(at, int64(now+trial))
 }
@@ -109,7 +121,7 @@ func (p *Pool) rows() []BackendRow {
 	rows := make([]BackendRow, len(p.backends))
 	for i, b := range p.backends {
 		rows[i] = BackendRow{
-			Addr: b.addr, Up: b.fails.Load() == 0, Active: b.active.Load(),
+			Addr: b.addr, Up: b.fails.Load() == 0, Draining: b.plan.Load() != nil, Active: b.active.Load(),
 			Connects: b.connects.Load(), Failures: b.failures.Load(),
 		}
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"sync"
 	"time"
 
 	"github.com/lastack/lastack/config"
@@ -16,6 +17,7 @@ type Proxy struct {
 	abortive bool          // policy linger is 0s: what we end is reset
 	net      services.Network
 	pool     *Pool
+	turning  sync.Mutex // held while a backend's drain starts or is taken back
 }
 
 var _ services.Service = (*Proxy)(nil)

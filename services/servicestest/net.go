@@ -70,6 +70,13 @@ func (n *Net) Refuse(addr netip.AddrPort, how string) {
 	n.refused[addr] = how
 }
 
+// Admit implements services.Network.
+func (n *Net) Admit(addr netip.AddrPort) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.refused, addr)
+}
+
 // Listen implements services.Network.
 func (n *Net) Listen(addr netip.AddrPort, _ string) (services.Listener, error) {
 	n.mu.Lock()
