@@ -75,9 +75,9 @@ type Drain struct {
 	Refuse   string        // answer to a SYN while draining: "rst" or "silence"
 
 	Min        time.Duration // the least a drain takes, though no connection is left
-	Max        time.Duration // the most, from the first refused SYN to the last RST; 0 = Deadline + FinGrace
+	Max        time.Duration // the most, from the first refused SYN to the last RST
 	Spread     time.Duration // closes are spread over this time at random
-	LingerRead time.Duration // time after our FIN in which data draw no RST; 0 = FinGrace
+	LingerRead time.Duration // time after our FIN in which data draw no RST
 
 	Profiles map[string]Drain // by cause, each complete; see DrainCauses
 }

@@ -234,12 +234,26 @@ func (l Listen) String() string {
 }
 
 func (d Drain) node() *yaml.Node {
-	return flow(
-		pair{"announce", span(d.Announce)},
-		pair{"deadline", span(d.Deadline)},
-		pair{"fin_grace", span(d.FinGrace)},
-		pair{"refuse", word(d.Refuse)},
-	)
+	pairs := []pair{
+		{"announce", span(d.Announce)},
+		{"deadline", span(d.Deadline)},
+		{"fin_grace", span(d.FinGrace)},
+		{"linger_read", span(d.LingerRead)},
+		{"min", span(d.Min)},
+		{"max", span(d.Max)},
+		{"spread", span(d.Spread)},
+		{"refuse", word(d.Refuse)},
+	}
+	if len(d.Profiles) > 0 {
+		var profiles []pair
+		for _, cause := range DrainCauses {
+			if p, ok := d.Profiles[cause]; ok {
+				profiles = append(profiles, pair{cause, p.node()})
+			}
+		}
+		pairs = append(pairs, pair{"profiles", flow(profiles...)})
+	}
+	return flow(pairs...)
 }
 
 func (a Admin) node() *yaml.Node {

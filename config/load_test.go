@@ -99,7 +99,7 @@ func TestDesignSampleIsReadWhole(t *testing.T) {
 			Pos: config.Pos{Line: 18, Column: 3},
 		},
 	})
-	equal(t, "drain", c.Drain, config.Drain{Announce: 2 * time.Second, Deadline: 30 * time.Second, FinGrace: 5 * time.Second, Refuse: "rst"})
+	equal(t, "drain", c.Drain, config.Drain{Announce: 2 * time.Second, Deadline: 30 * time.Second, FinGrace: 5 * time.Second, LingerRead: 5 * time.Second, Max: 35 * time.Second, Refuse: "rst"})
 	equal(t, "admin", c.Admin, config.Admin{Socket: "/run/appliance.sock"})
 }
 

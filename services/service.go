@@ -54,6 +54,7 @@ type Service interface {
 // itself. ErrUnknown tells of a backend that the service does not have.
 type BackendDrainer interface {
 	HasBackend(addr netip.AddrPort) bool
+	BackendAddrs() []netip.AddrPort
 	DrainBackend(addr netip.AddrPort, d config.Drain, cause string) error
 	UndrainBackend(addr netip.AddrPort) error
 }

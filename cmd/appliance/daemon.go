@@ -35,6 +35,7 @@ type daemon struct {
 	stateDir string
 	started  time.Time
 	draining atomic.Bool
+	askStop  func() // as SIGTERM
 
 	nics       []*netif.NIC
 	gate       stack.Gate
@@ -135,11 +136,11 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	done := make(chan struct{})
 	var progress sync.WaitGroup
 	progress.Go(func() { d.logProgress(done) })
-	report := d.supervisor.Drain(stop.hurry, d.cfg.Drain)
+	report := d.supervisor.Drain(stop.hurry, d.cfg.Drain.For("shutdown"))
 	close(done)
 	progress.Wait()
 
-	ctx, end := context.WithTimeout(stop.quit, d.cfg.Drain.FinGrace)
+	ctx, end := context.WithTimeout(stop.quit, d.cfg.Drain.For("shutdown").FinGrace)
 	defer end()
 	if n := d.stack.Settle(ctx); n > 0 {
 		d.log.Warn("some FINs stayed unacknowledged", "connections", n)
@@ -148,6 +149,9 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	logRest(d.log, report)
 	d.log.Info("drained", "clean", report.Clean, "reset", report.Reset, "unacked", report.Unacked,
 		"took", report.Took.Round(time.Millisecond))
+	if err := saveReport(d.stateDir, report); err != nil {
+		d.log.Warn("no report is left", "error", err)
+	}
 	return report
 }
 

@@ -60,6 +60,7 @@ func runAction(c *cli.Context) error {
 func serve(parent context.Context, d *daemon) error {
 	stop := watchSignals(parent, d.log)
 	defer stop.close()
+	d.askStop = stop.stop
 	ctx, cancel := context.WithCancel(parent)
 	var tidying sync.WaitGroup
 	tidying.Go(func() { tidy(ctx) })

@@ -38,6 +38,14 @@ func watchSignals(parent context.Context, log *slog.Logger) *stopSignals {
 	return s
 }
 
+// stop is what SIGTERM does.
+func (s *stopSignals) stop() {
+	select {
+	case s.arrived <- syscall.SIGTERM:
+	default: // as many signals wait already
+	}
+}
+
 func (s *stopSignals) watch(log *slog.Logger) {
 	for {
 		var sig os.Signal

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 
@@ -78,6 +79,48 @@ func (c *Client) Probe(ctx context.Context, id uint64) (services.Probed, error) 
 	return p, err
 }
 
+// Drains asks for the drains that go on and the last that are over.
+func (c *Client) Drains(ctx context.Context) ([]services.DrainRow, error) {
+	var rows []services.DrainRow
+	err := c.get(ctx, "/v1/drain", &rows)
+	return rows, err
+}
+
+// DrainReports asks for what the same drains left so far.
+func (c *Client) DrainReports(ctx context.Context) ([]services.Report, error) {
+	var all []services.Report
+	err := c.get(ctx, "/v1/drain/report", &all)
+	return all, err
+}
+
+// DrainPlan asks what a drain would do.
+func (c *Client) DrainPlan(ctx context.Context, o DrainOrder) (DrainPlan, error) {
+	var p DrainPlan
+	err := c.get(ctx, "/v1/drain/plan?"+o.values().Encode(), &p)
+	return p, err
+}
+
+// Drain begins a drain.
+func (c *Client) Drain(ctx context.Context, o DrainOrder) error {
+	return c.ask(ctx, http.MethodPost, "/v1/drain?"+o.values().Encode(), nil)
+}
+
+// Undrain takes a drain back.
+func (c *Client) Undrain(ctx context.Context, target string) error {
+	return c.ask(ctx, http.MethodPost, "/v1/undrain?"+url.Values{"target": {target}}.Encode(), nil)
+}
+
+// Stop makes the daemon drain and end.
+func (c *Client) Stop(ctx context.Context) error { return c.ask(ctx, http.MethodPost, "/v1/stop", nil) }
+
+func (o DrainOrder) values() url.Values {
+	v := url.Values{"target": {o.Target}, "cause": {o.Cause}}
+	if o.Deadline > 0 {
+		v.Set("deadline", o.Deadline.String())
+	}
+	return v
+}
+
 func (c *Client) get(ctx context.Context, path string, v any) error {
 	return c.ask(ctx, http.MethodGet, path, v)
 }
@@ -98,6 +141,9 @@ func (c *Client) ask(ctx context.Context, method, path string, v any) error {
 		return services.ErrUnknown
 	case res.StatusCode == http.StatusNoContent:
 		return nil
+	case res.StatusCode == http.StatusConflict || res.StatusCode == http.StatusBadRequest:
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10)) // the status says enough
+		return errors.New(strings.TrimSpace(string(text)))
 	case res.StatusCode != http.StatusOK:
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 1024)) // the status says enough
 		return fmt.Errorf("the appliance at %s answers %s %s", c.socket, res.Status, strings.TrimSpace(string(text)))

@@ -96,11 +96,7 @@ func routes(src Source) http.Handler {
 		http.Error(w, services.ErrUnknown.Error(), http.StatusNotFound)
 	}))
 	mux.HandleFunc("POST /v1/conns/{id}/kill", withID(func(w http.ResponseWriter, r *http.Request, id uint64) {
-		if err := src.Kill(id, r.FormValue("how")); err != nil {
-			refuse(w, err)
-			return
-		}
-		w.WriteHeader(http.StatusNoContent)
+		done(w, src.Kill(id, r.FormValue("how")))
 	}))
 	mux.HandleFunc("POST /v1/conns/{id}/probe", withID(func(w http.ResponseWriter, r *http.Request, id uint64) {
 		answer, err := src.Probe(r.Context(), id)
@@ -110,7 +106,47 @@ func routes(src Source) http.Handler {
 		}
 		reply(w, answer)
 	}))
+	mux.HandleFunc("GET /v1/drain", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Drains()) })
+	mux.HandleFunc("GET /v1/drain/report", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.DrainReports()) })
+	mux.HandleFunc("GET /v1/drain/plan", withOrder(func(w http.ResponseWriter, o DrainOrder) {
+		p, err := src.DrainPlan(o)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		reply(w, p)
+	}))
+	mux.HandleFunc("POST /v1/drain", withOrder(func(w http.ResponseWriter, o DrainOrder) { done(w, src.Drain(o)) }))
+	mux.HandleFunc("POST /v1/undrain", func(w http.ResponseWriter, r *http.Request) { done(w, src.Undrain(r.FormValue("target"))) })
+	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
+		done(w, src.Stop())
+	})
 	return mux
+}
+
+// withOrder gives a handler what is to drain, and how.
+func withOrder(f func(http.ResponseWriter, DrainOrder)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		o := DrainOrder{Target: r.FormValue("target"), Cause: r.FormValue("cause")}
+		if text := r.FormValue("deadline"); text != "" {
+			d, err := time.ParseDuration(text)
+			if err != nil || d < 0 {
+				http.Error(w, fmt.Sprintf("a deadline is a duration as 30s, not %q", text), http.StatusBadRequest)
+				return
+			}
+			o.Deadline = d
+		}
+		f(w, o)
+	}
+}
+
+// done answers an order that has no result.
+func done(w http.ResponseWriter, err error) {
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // withID gives a handler the connection's number.
@@ -127,8 +163,12 @@ func withID(f func(http.ResponseWriter, *http.Request, uint64)) http.HandlerFunc
 
 func refuse(w http.ResponseWriter, err error) {
 	status := http.StatusBadRequest
-	if errors.Is(err, services.ErrUnknown) {
+	var draining *services.DrainingError
+	switch {
+	case errors.Is(err, services.ErrUnknown):
 		status = http.StatusNotFound
+	case errors.As(err, &draining), errors.Is(err, services.ErrNotDraining):
+		status = http.StatusConflict
 	}
 	http.Error(w, err.Error(), status)
 }

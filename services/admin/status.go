@@ -67,6 +67,36 @@ type Source interface {
 	// connection has.
 	Kill(id uint64, how string) error
 	Probe(ctx context.Context, id uint64) (services.Probed, error)
+
+	// Drain, Undrain and DrainPlan name what drains as the Supervisor does.
+	Drain(o DrainOrder) error
+	Undrain(target string) error
+	DrainPlan(o DrainOrder) (DrainPlan, error)
+	Drains() []services.DrainRow
+	DrainReports() []services.Report
+	// Stop makes the daemon drain and end, as SIGTERM does; an error says that
+	// it does so already.
+	Stop() error
+}
+
+// DrainOrder asks for a drain.
+type DrainOrder struct {
+	Target   string        // "" is every service
+	Cause    string        // whose profile counts; "" chooses
+	Deadline time.Duration // instead of the profile's; 0 is that
+}
+
+// DrainPlan is what a drain would do.
+type DrainPlan struct {
+	Cause      string              `json:"cause"`
+	Deadline   time.Duration       `json:"deadline_ns"`
+	FinGrace   time.Duration       `json:"fin_grace_ns"`
+	LingerRead time.Duration       `json:"linger_read_ns"`
+	Min        time.Duration       `json:"min_ns"`
+	Max        time.Duration       `json:"max_ns"`
+	Spread     time.Duration       `json:"spread_ns"`
+	Refuse     string              `json:"refuse"`
+	Targets    []services.Forecast `json:"targets"`
 }
 
 // Flow is one TCP connection as its segments on the wire tell: of a proxied

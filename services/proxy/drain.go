@@ -12,6 +12,9 @@ var _ services.BackendDrainer = (*Proxy)(nil)
 // HasBackend reports whether the proxy has the backend.
 func (x *Proxy) HasBackend(addr netip.AddrPort) bool { return x.pool.find(addr) != nil }
 
+// BackendAddrs are the addresses of all backends.
+func (x *Proxy) BackendAddrs() []netip.AddrPort { return x.config.Backends }
+
 // DrainBackend gives the backend no new connections and lets its own end, until
 // UndrainBackend. It returns a *services.DrainingError if it drains already.
 func (x *Proxy) DrainBackend(addr netip.AddrPort, d config.Drain, cause string) error {
