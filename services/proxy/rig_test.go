@@ -61,6 +61,7 @@ func (r *rig) stop() {
 	r.Helper()
 	r.proxy.Close()
 	r.loops.Close()
+	time.Sleep(time.Second) // what is on its way to the peers arrives
 	if c := r.proxy.Counters(); c.Active != 0 || c.Settling != 0 {
 		r.Errorf("%d connections active and %d settling after Close, want none", c.Active, c.Settling)
 	}
