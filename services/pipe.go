@@ -16,6 +16,7 @@ type Pipe struct {
 	buf   *buffer // nil when nothing is held
 	chunk int     // bytes to read at once: what To has lately taken
 	cut   bool    // To gets FIN behind held, whatever From goes on to send
+	stop  bool    // what From sends next is not passed on
 }
 
 const (
@@ -33,6 +34,8 @@ type Moved struct {
 	More  bool  // the budget is used up and there may be more to do
 	Side  *Side // whose connection failed, with Err
 	Err   error
+	// Stopped tells that From has sent something after Stop.
+	Stopped bool
 }
 
 // Wants reports whether an event on one of the ends lets the pipe move: a
@@ -53,6 +56,9 @@ func (p *Pipe) Holds() bool { return p.buf != nil }
 // From still sends is read and dropped, because bytes left unread would turn
 // the close into a reset.
 func (p *Pipe) Cut() { p.cut = true }
+
+// Stop makes the next bytes that From sends end the Move, unpassed, if on.
+func (p *Pipe) Stop(on bool) { p.stop = on }
 
 // Move moves what can be moved now.
 func (p *Pipe) Move(l *Loop) (m Moved) {
@@ -127,6 +133,10 @@ func (p *Pipe) carry(l *Loop, m *Moved) bool {
 		return false
 	default:
 		m.Side, m.Err = p.From, err
+		return false
+	}
+	if p.stop && n > 0 {
+		m.Stopped = true
 		return false
 	}
 	passed := p.From.Beat.hear(l, in[:n])

@@ -43,7 +43,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	for _, c := range app.Commands {
 		strict(c)
 	}
-	err := app.RunContext(ctx, args)
+	err := app.RunContext(ctx, permute(app, args))
 	var code exitCode
 	switch {
 	case err == nil:

@@ -65,7 +65,9 @@ func writeBackends(w io.Writer, all []admin.Service) error {
 	for _, v := range all {
 		for _, b := range v.Backends {
 			state := "up"
-			if !b.Up {
+			if b.Draining {
+				state = "draining"
+			} else if !b.Up {
 				state = "down"
 			}
 			t.row(b.Addr.String(), v.Name, state, fmt.Sprint(b.Active), fmt.Sprint(b.Connects), fmt.Sprint(b.Failures))

@@ -66,7 +66,7 @@ func TestWrongCommandLinesSayWhatIsAllowed(t *testing.T) {
 		{[]string{"check", "a", "b"}, "one argument too many"},
 		{[]string{"check", "-c", "a", "b"}, "named twice"},
 		{[]string{"nic", "release"}, "which card?"},
-		{[]string{"nic", "release", "eth0", "--all"}, "too many"},
+		{[]string{"nic", "release", "eth0", "--all"}, "either a card's name or --all"},
 		{[]string{"conns", "--limit", "x"}, "invalid value"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {

@@ -92,9 +92,11 @@ func (p *pair) drain(now time.Duration, plan *services.Plan) (again time.Duratio
 	from, deadline := plan.Turn(p.ID())
 	quietAt := max(p.Moved()+services.Quiet, from)
 	switch {
-	case now >= deadline:
-		p.finish(now, services.DrainDeadline, plan.FinGrace)
+	case now >= deadline && (p.halfClosed() || now >= quietAt):
+		p.cut(now)
 		return 0, true
+	case now >= deadline:
+		return p.turn(now, plan)
 	case p.halfClosed():
 		return deadline, false
 	case p.up.Holds() || p.down.Holds():
@@ -104,6 +106,42 @@ func (p *pair) drain(now time.Duration, plan *services.Plan) (again time.Duratio
 	}
 	p.finish(now, services.Drained, plan.FinGrace)
 	return 0, true
+}
+
+const (
+	// turnMost is how long past the deadline a busy pair may go on until it can
+	// be cut between an answer and the next request: then the client knows that
+	// nobody has acted on what it asked, and may ask again.
+	turnMost = 500 * time.Millisecond
+	// turnQuiet without a byte after one that went to the client is taken for
+	// the end of an answer.
+	turnQuiet = 20 * time.Millisecond
+)
+
+// turn cuts a busy pair when its turn ends: the client sends again after an
+// answer, or nothing moves after one; or when no more time is left.
+func (p *pair) turn(now time.Duration, plan *services.Plan) (again time.Duration, ended bool) {
+	if p.turnBy == 0 {
+		p.turnBy = now + min(turnMost, plan.FinGrace/2)
+		p.up.Stop(p.answered)
+	}
+	if now >= p.turnBy || p.answered && now >= p.Moved()+turnQuiet {
+		p.cut(now)
+		return 0, true
+	}
+	return min(p.turnBy, max(p.Moved(), now)+turnQuiet), false
+}
+
+// cut ends a busy pair past the deadline. What is left of fin_grace is for the
+// peers' FINs.
+func (p *pair) cut(now time.Duration) {
+	p.up.Stop(false)
+	limit := p.proxy.finFor
+	if plan := p.Plan(); plan != nil {
+		_, deadline := plan.Turn(p.ID())
+		limit = max(deadline+plan.FinGrace-now, plan.FinGrace/2)
+	}
+	p.finish(now, services.DrainDeadline, limit)
 }
 
 // limitClosing resets peers that don't answer our FIN.

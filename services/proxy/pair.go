@@ -27,6 +27,8 @@ type pair struct {
 	waitUntil time.Duration // the attempt must have succeeded, or the next begins
 	finished  time.Duration // Closing: since when
 	finishBy  time.Duration // Closing: the peers' FINs must be there; 0 is no limit
+	answered  bool          // what moved last went to the client
+	turnBy    time.Duration // past the deadline of a drain: until when a good moment is waited for
 }
 
 // Run does what is ready.
@@ -60,6 +62,10 @@ func (p *pair) Run(now time.Duration, ready services.Ready) {
 
 // relay moves what can be moved and looks whether the pair has ended.
 func (p *pair) relay(now time.Duration, ready services.Ready) {
+	if p.turnBy != 0 && p.Plan() == nil { // its drain was taken back
+		p.turnBy = 0
+		p.up.Stop(false)
+	}
 	if ready&services.ReadyDrain != 0 {
 		ready |= services.ReadyClient | services.ReadyBackend // nothing may lie unread when it is judged
 	}
@@ -102,8 +108,16 @@ func (p *pair) move(now time.Duration, pipe *services.Pipe, again services.Ready
 		return true
 	}
 	m := pipe.Move(p.Loop())
+	if m.Stopped {
+		p.cut(now)
+		return false
+	}
 	if m.Bytes > 0 {
 		p.Touch(now)
+		p.answered = pipe == &p.down
+		if p.turnBy != 0 {
+			p.up.Stop(p.answered)
+		}
 		if plan := p.Plan(); plan != nil && p.Stage() == services.Closing && now > p.finished+plan.LingerRead && !pipe.From.EOF {
 			p.abort(now, services.DrainDeadline, services.First{Who: "us", How: services.ByRST}) // it goes on sending
 			return false

@@ -299,3 +299,45 @@ func TestWhoSendsOnAfterOurFINIsResetAfterLingerRead(t *testing.T) {
 		wantReport(t, <-done, 0, 1, 0, 2500*time.Millisecond, 200*time.Millisecond)
 	})
 }
+
+// A busy pair is cut past the deadline between an answer and the next request:
+// the backend never sees what the client is to ask again.
+func TestABusyPairIsCutBetweenAnAnswerAndTheNextRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		h := r.backend(back1)
+		r.start()
+		defer r.stop()
+		client, backend := r.pair(h)
+		d := config.DefaultDrain()
+		d.Deadline = time.Second
+		done := r.background(t.Context(), d)
+		begun := time.Now()
+		answered := 0
+		for time.Since(begun) < 3*time.Second { // a request every 30 ms, its answer in two parts
+			if _, err := client.Write([]byte("request")); err != nil {
+				break
+			}
+			asked := make([]byte, 7)
+			if n, err := backend.Read(asked); err != nil {
+				if n != 0 {
+					t.Errorf("the backend got %q of a request that was cut", asked[:n])
+				}
+				break
+			}
+			r.say(backend, "first half, ")
+			time.Sleep(15 * time.Millisecond)
+			r.say(backend, "second half")
+			r.hear(client, "first half, second half")
+			answered++
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(begun); took < 900*time.Millisecond || took > 1600*time.Millisecond || answered < 30 {
+			t.Errorf("cut after %v and %d answers, want soon after 1s", took, answered)
+		}
+		r.hearEnd(client)
+		client.Close()
+		backend.Close()
+		wantReport(t, <-done, 1, 0, 0, 900*time.Millisecond, 700*time.Millisecond)
+	})
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lastack/lastack/internal/lab/labtest"
+	"github.com/lastack/lastack/services"
+)
+
+const twoBackends = `services:
+  web: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80", "10.0.0.22:80"]}
+  echo: {type: echo, listen: "wan0:7"}
+drain: {deadline: 400ms, fin_grace: 2s, profiles: {backend: {deadline: 300ms, spread: 200ms}}}
+`
+
+// browse asks for pages over kept-alive connections until ctx ends. Go's client
+// asks again when a kept connection was closed before the answer, as browsers
+// and proxies do; everything else counts as a failure.
+func (r *rig) browse(ctx context.Context, workers int) (done func() (requests, failures int64, first error)) {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		MaxIdleConnsPerHost: workers,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return r.client.Dial(ctx, network, addr)
+		},
+	}}
+	var requests, failures atomic.Int64
+	var first atomic.Pointer[error]
+	var owned sync.WaitGroup
+	for range workers {
+		owned.Go(func() {
+			for ctx.Err() == nil {
+				res, err := client.Get("http://192.0.2.10/bytes?n=2000")
+				if err == nil {
+					var n int64
+					n, err = io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+					if err == nil && n != 2000 {
+						err = fmt.Errorf("%d bytes of 2000", n)
+					}
+				}
+				requests.Add(1)
+				if err != nil && ctx.Err() == nil {
+					failures.Add(1)
+					first.CompareAndSwap(nil, &err)
+				}
+			}
+		})
+	}
+	return func() (int64, int64, error) {
+		owned.Wait()
+		client.CloseIdleConnections()
+		var err error
+		if p := first.Load(); p != nil {
+			err = *p
+		}
+		return requests.Load(), failures.Load(), err
+	}
+}
+
+// Backends that drain and come back, one after the other, under load: no
+// request fails.
+func TestBackendsDrainUnderLoadAndNoRequestFails(t *testing.T) {
+	r := newRig(t, nil)
+	for _, addr := range []string{"10.0.0.21:80", "10.0.0.22:80"} {
+		labtest.Web(t, r.backend, addr)
+	}
+	r.configure(twoBackends)
+	p := r.start()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := r.browse(ctx, 8)
+	rounds := 20
+	if testing.Short() {
+		rounds = 4
+	}
+	for i := range rounds {
+		backend := fmt.Sprintf("10.0.0.%d:80", 21+i%2)
+		stdout, stderr, code := r.run("drain", backend, "--wait")
+		if code == exitReset || code == exitUnacked {
+			t.Errorf("drain %d: status %d: %s", i, code, stdout)
+		} else if code != exitOK {
+			t.Fatalf("drain %s: status %d, %s%s", backend, code, stdout, stderr)
+		}
+		rows, err := r.admin.Conns(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range rows {
+			if row.Backend.String() == backend && row.Stage == services.Relaying.String() {
+				t.Errorf("connection %d still goes to %s", row.ID, backend)
+			}
+		}
+		if _, stderr, code := r.run("undrain", backend); code != exitOK {
+			t.Fatalf("undrain %s: status %d, %s", backend, code, stderr)
+		}
+	}
+	cancel()
+	requests, failures, first := done()
+	t.Logf("%d requests during %d drains", requests, rounds)
+	if failures > 0 || requests < int64(rounds) {
+		t.Errorf("%d of %d requests failed, the first: %v", failures, requests, first)
+	}
+	p.stop()
+}
+
+func TestDrainingAServiceAndItsReport(t *testing.T) {
+	r := newRig(t, nil)
+	labtest.Web(t, r.backend, "10.0.0.21:80")
+	labtest.Web(t, r.backend, "10.0.0.22:80")
+	r.configure(twoBackends)
+	p := r.start()
+	clean := r.dial("192.0.2.10:80")
+	exchange(t, clean, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK")
+	ended := polite(t, clean)
+	rude := r.dial("192.0.2.10:80")
+	exchange(t, rude, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK")
+	time.Sleep(2 * services.Quiet)
+
+	stdout, stderr, code := r.run("drain", "plan", "web")
+	if code != exitOK {
+		t.Errorf("plan: status %d, %s", code, stderr)
+	}
+	contains(t, "the plan", stdout, "web: 2 connections, 2 of them quiet", "+0s  2 quiet connections get FIN", "+400ms", "+2.4s")
+	stdout, stderr, code = r.run("drain", "web", "--wait")
+	if code != exitReset {
+		t.Errorf("status %d, want %d, since one client never closes: %s%s", code, exitReset, stdout, stderr)
+	}
+	contains(t, "the progress", stdout, "web: draining, ", "web: drained, 0 left, 1 clean, 1 reset, 0 unacked")
+	if err := <-ended; err != nil {
+		t.Errorf("the client that closed saw %v", err)
+	}
+	if c, err := r.client.Dial(t.Context(), "tcp", "192.0.2.10:80"); err == nil {
+		t.Errorf("a new connection to the drained service: %v", c.Close())
+	}
+	echo := r.dial("192.0.2.10:7")
+	exchange(t, echo, "hello\n", "hello\n") // the other service goes on
+
+	stdout, _, _ = r.run("drain")
+	contains(t, "the drains", stdout, "web", "maintenance", "drained")
+	stdout, _, _ = r.run("status")
+	contains(t, "status", stdout, "web", "draining")
+	stdout, _, _ = r.run("drain", "report", "web")
+	contains(t, "the report", stdout, "1 clean, 1 reset", "us fin", "clean", "reset")
+	for _, wrong := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"drain", "web"}, "drains already, since"},
+		{[]string{"drain", "nobody"}, `nothing here is called "nobody"; there are the services web, echo, the backends 10.0.0.21:80, 10.0.0.22:80`},
+		{[]string{"drain", "web/10.9.9.9:80"}, "nothing here is called"},
+		{[]string{"drain", "echo", "--all"}, "exclude each other"},
+		{[]string{"drain", "echo", "--profile", "fast"}, `no drain profile "fast"`},
+		{[]string{"undrain", "echo"}, "undrain echo: it does not drain"},
+		{[]string{"undrain"}, "name what to undrain"},
+	} {
+		stdout, stderr, code := r.run(wrong.args...)
+		if code == exitOK || !strings.Contains(stderr, wrong.want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%v: status %d, %s%s; want one line with %q", wrong.args, code, stdout, stderr, wrong.want)
+		}
+	}
+	exchange(t, echo, "still\n", "still\n")
+	if _, stderr, code := r.run("undrain", "web"); code != exitOK {
+		t.Errorf("undrain: status %d, %s", code, stderr)
+	}
+	again := r.dial("192.0.2.10:80")
+	exchange(t, again, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK")
+	polite(t, again)
+	polite(t, echo)
+	stdout, stderr, code = r.run("drain", "--stop", "--wait")
+	if code != exitOK {
+		t.Errorf("drain --stop: status %d, %s%s", code, stdout, stderr)
+	}
+	if code := p.end(20 * time.Second); code != exitOK {
+		t.Errorf("the appliance ended with %d", code)
+	}
+	stdout, _, _ = r.run("drain", "report")
+	contains(t, "the report it left", stdout, "web (shutdown)", "1 clean, 0 reset", "after ")
+	if _, err := r.admin.Drains(t.Context()); err == nil || errors.Is(err, context.Canceled) {
+		t.Errorf("it still answers: %v", err)
+	}
+}
