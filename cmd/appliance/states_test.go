@@ -1,0 +1,273 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/lab/labtest"
+	"github.com/lastack/lastack/services"
+)
+
+const pause = 200 * time.Millisecond
+
+// member is one client of a crowd, and what it saw in the end: io.EOF or
+// ECONNRESET.
+type member struct {
+	kind string
+	conn net.Conn
+	saw  chan error
+}
+
+// behave runs a client of a kind.
+func (m *member) behave(stop <-chan struct{}) {
+	defer m.conn.Close()
+	chatter := func() { // until it fails
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(pause):
+			}
+			if _, err := m.conn.Write([]byte("more\n")); err != nil {
+				return
+			}
+		}
+	}
+	switch m.kind {
+	case "sending":
+		go chatter()
+	case "deaf": // reads nothing until all is over
+		<-stop
+	case "left behind": // the server's half has ended, ours goes on
+		_, _ = io.Copy(io.Discard, m.conn)
+		for {
+			time.Sleep(pause)
+			if _, err := m.conn.Write([]byte("more\n")); err != nil {
+				m.saw <- err
+				return
+			}
+		}
+	}
+	_, err := io.Copy(io.Discard, m.conn)
+	if err == nil {
+		err = io.EOF
+	}
+	m.saw <- err
+}
+
+// backends for each kind.
+func talkative(c net.Conn) error { // sends, whatever the client does
+	go func() { _, _ = io.Copy(io.Discard, c) }()
+	for {
+		if _, err := c.Write([]byte("news\n")); err != nil {
+			return nil // it is over
+		}
+		time.Sleep(pause)
+	}
+}
+
+func flooding(c net.Conn) error {
+	buf := make([]byte, 64<<10)
+	for {
+		if _, err := c.Write(buf); err != nil {
+			return nil
+		}
+	}
+}
+
+func brief(c net.Conn) error { // ends its half and listens on
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, c)
+	return ignoreReset(err)
+}
+
+func discarding(c net.Conn) error {
+	_, err := io.Copy(io.Discard, c)
+	return ignoreReset(err)
+}
+
+func ignoreReset(err error) error {
+	if errors.Is(err, syscall.ECONNRESET) {
+		return nil
+	}
+	return err
+}
+
+// Connections in every state when the appliance is told to stop: every client
+// that can be reached sees the end or a reset, none is left half open, and the
+// report says of each what its client saw.
+func TestEveryStateEndsAtSIGTERMAndTheReportAgrees(t *testing.T) {
+	each := 250
+	if testing.Short() {
+		each = 30
+	}
+	r := newRig(t, nil)
+	ghost := netip.MustParsePrefix("192.0.2.3/24")
+	if err := r.client.AddAddr("c0", ghost); err != nil {
+		t.Fatal(err)
+	}
+	for port, handle := range map[string]func(net.Conn) error{
+		"9": discarding, "19": talkative, "21": brief, "22": flooding,
+	} {
+		s, err := lab.Serve(t.Context(), r.backend, "10.0.0.21:"+port, handle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() }) // what the resets do to it is not judged
+	}
+	r.configure(`services:
+  discard: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"], ledger: 4096}
+  talk: {type: proxy, listen: "wan0:19", backends: ["10.0.0.21:19"], ledger: 4096}
+  brief: {type: proxy, listen: "wan0:21", backends: ["10.0.0.21:21"], ledger: 4096}
+  flood: {type: proxy, listen: "wan0:22", backends: ["10.0.0.21:22"], ledger: 4096}
+drain: {deadline: 2s, fin_grace: 2s}
+`)
+	p := r.start()
+	stop := make(chan struct{})
+	var owned sync.WaitGroup
+	var crowd []*member
+	join := func(kind, from, port string) {
+		addr := netip.MustParseAddrPort("192.0.2.10:" + port)
+		for range each {
+			c, err := r.client.DialFrom(t.Context(), netip.AddrPortFrom(netip.MustParseAddr(from), 0), addr)
+			if err != nil {
+				t.Fatalf("a client that is to be %s: %v", kind, err)
+			}
+			if _, err := c.Write([]byte("hello\n")); err != nil {
+				t.Fatal(err)
+			}
+			m := &member{kind: kind, conn: c, saw: make(chan error, 1)}
+			crowd = append(crowd, m)
+			if kind == "half closed" {
+				if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			owned.Go(func() { m.behave(stop) })
+		}
+	}
+	join("idle", "192.0.2.2", "9")
+	join("sending", "192.0.2.2", "9")
+	join("receiving", "192.0.2.2", "19")
+	join("half closed", "192.0.2.2", "19")
+	join("left behind", "192.0.2.2", "21")
+	join("deaf", "192.0.2.2", "22")
+	join("unplugged", "192.0.2.3", "19")
+	if err := r.client.RemoveAddr("c0", ghost); err != nil {
+		t.Fatal(err)
+	}
+	raw := labtest.Raw(t, r.client, "c0")
+	for i := range each { // handshakes that nobody will finish
+		syn := lab.Craft{SrcMAC: macOf(t, r.client, "c0"), DstMAC: macOf(t, r.box, "wan0"), Flags: lab.SYN, Seq: 1, Win: 1000,
+			Src: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.77"), uint16(2000+i)), Dst: netip.MustParseAddrPort("192.0.2.10:9")}
+		if err := raw.Send(syn.Frame()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, 20*time.Second, "every connection is relayed", func() bool {
+		rows, err := r.admin.Conns(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		relayed := 0
+		for _, row := range rows {
+			if row.Stage == services.Relaying.String() {
+				relayed++
+			}
+		}
+		return relayed == len(crowd)
+	})
+	time.Sleep(3 * pause)
+
+	begin := time.Now()
+	p.signal(syscall.SIGTERM)
+	if code := p.end(30 * time.Second); code != exitReset {
+		t.Errorf("exit status %d, want %d: the deaf and the unplugged have to be reset", code, exitReset)
+	}
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it took %v, want deadline and grace: 4 s", took)
+	}
+	close(stop)
+	report, err := loadReport(filepath.Join(r.dir, "nic"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[netip.AddrPort]services.Ended{}
+	total := 0
+	for _, s := range report.Services {
+		for _, e := range s.Connections {
+			told[e.ClientAddr] = e
+			total++
+		}
+	}
+	if total != len(crowd) || len(told) != total {
+		t.Errorf("the report has %d connections, %d different, want %d", total, len(told), len(crowd))
+	}
+	saw := map[string]int{}
+	for _, m := range crowd {
+		e, listed := told[netip.MustParseAddrPort(m.conn.LocalAddr().String())]
+		if !listed {
+			t.Errorf("the report does not have the client %s, which was %s", m.conn.LocalAddr(), m.kind)
+			continue
+		}
+		if m.kind == "unplugged" {
+			if e.Outcome == services.Clean {
+				t.Errorf("the report calls an unplugged client's end clean: %+v", e)
+			}
+			m.conn.Close() // nobody will ever tell it
+			continue
+		}
+		select {
+		case err := <-m.saw:
+			reset := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+			switch {
+			case !reset && err != io.EOF:
+				t.Errorf("a client that was %s saw %v", m.kind, err)
+			case reset != e.Client.Reset:
+				t.Errorf("a client that was %s saw %v, and the report says %+v", m.kind, err, e.Client)
+			}
+			if reset {
+				saw[m.kind+" reset"]++
+			} else {
+				saw[m.kind+" ended"]++
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("a client that was %s still waits; the report says %+v", m.kind, e)
+		}
+	}
+	t.Logf("in %v: %v", time.Since(begin), saw)
+	for _, kind := range []string{"idle", "receiving", "half closed", "sending"} {
+		if saw[kind+" ended"] != each {
+			t.Errorf("%d of %d clients that were %s saw the end, want all: %v", saw[kind+" ended"], each, kind, saw)
+		}
+	}
+	owned.Wait()
+	sockets, err := r.client.TCPSockets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sockets {
+		if s.State.String() != "TIME-WAIT" && s.Local.Addr() != ghost.Addr() {
+			t.Errorf("a socket is left: %+v", s)
+		}
+	}
+}
+
+func macOf(t *testing.T, h *lab.Host, ifname string) lab.MAC {
+	t.Helper()
+	l, err := h.Link(ifname)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.MAC
+}
