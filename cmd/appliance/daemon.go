@@ -28,7 +28,7 @@ import (
 // sends delayed ACKs (delays); gVisor's TCP processors and one for router
 // advertisements (stack), one event loop for each thread (loops), one that
 // accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
-// the one that gives memory back (tidy).
+// the one that gives memory back (tidy) and the signs of life (manager).
 type daemon struct {
 	cfg      *config.Config
 	log      *slog.Logger
@@ -153,6 +153,12 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 		d.log.Warn("no report is left", "error", err)
 	}
 	return report
+}
+
+// stopTime is the most that drain and stop may take.
+func (d *daemon) stopTime() time.Duration {
+	how := d.cfg.Drain.For("shutdown")
+	return how.Announce + how.Max + how.FinGrace + 5*time.Second // what settles, and the cards
 }
 
 // reset ends every connection with RST.

@@ -76,7 +76,11 @@ func serve(parent context.Context, d *daemon) error {
 	}
 	d.log.Info("ready", "version", version, "config", d.cfg.File, "services", len(d.cfg.Services),
 		"threads", runtime.GOMAXPROCS(0), "took", time.Since(d.started).Round(time.Millisecond))
+	manager := newManager(d.log)
+	defer manager.close()
+	manager.ready(ctx, fmt.Sprintf("serving %d services", len(d.cfg.Services)), d.loops.Turn)
 	<-stop.asked.Done()
+	manager.stopping(d.stopTime())
 	report := d.drain(stop)
 	if err := d.stop(); err != nil {
 		return err
