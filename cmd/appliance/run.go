@@ -30,6 +30,7 @@ func runCommand() *cli.Command {
 			configFlag(),
 			stateDirFlag(),
 			&cli.IntFlag{Name: "threads", Usage: "let `N` threads run Go code at once; 0 is half the cores", EnvVars: []string{"APPLIANCE_THREADS"}},
+			&cli.StringFlag{Name: "cpu-profile", Usage: "write where the CPU's time goes to `FILE`.PID, for go tool pprof and make pgo", EnvVars: []string{"APPLIANCE_CPU_PROFILE"}},
 			&cli.StringFlag{Name: "log-level", Usage: "log from `LEVEL` on: debug, info, warn, error", Value: "info", EnvVars: []string{"APPLIANCE_LOG_LEVEL"}},
 			&cli.StringFlag{Name: "log-format", Usage: "log as `FORMAT`: auto, text, json", Value: "auto", EnvVars: []string{"APPLIANCE_LOG_FORMAT"}},
 		},
@@ -52,8 +53,16 @@ func runAction(c *cli.Context) error {
 	if err := setThreads(c.Int("threads")); err != nil {
 		return err
 	}
+	profile, err := startProfile(c.String("cpu-profile"))
+	if err != nil {
+		return err
+	}
 	d := &daemon{cfg: cfg, log: log, stateDir: c.String("state-dir"), started: time.Now()}
-	return serve(c.Context, d)
+	err = serve(c.Context, d)
+	if failed := profile(); failed != nil {
+		log.Warn("the profile is not whole", "error", failed)
+	}
+	return err
 }
 
 // serve runs d from start to end.
