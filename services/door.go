@@ -12,8 +12,9 @@ type door struct {
 	server   *Server
 	listener Listener
 	closed   bool
-	admitted bool // a place under max_conns is reserved, and no session has it
-	taken    Conn // accepted, and not a session's yet
+	leaves   time.Duration // when it stops listening; 0 is never
+	admitted bool          // a place under max_conns is reserved, and no session has it
+	taken    Conn          // accepted, and not a session's yet
 }
 
 const (
@@ -31,6 +32,17 @@ func (d *door) Run(now time.Duration, ready Ready) {
 	if ready&ReadyStop != 0 {
 		d.close()
 		return
+	}
+	if ready&ReadyEnd != 0 && d.leaves == 0 {
+		d.leaves = now + handshakeGrace
+	}
+	if d.leaves != 0 && now >= d.leaves {
+		d.close()
+		d.server.network.Admit(d.listener.Addr()) // nobody listens there: the stack refuses by itself
+		return
+	}
+	if d.leaves != 0 {
+		d.Arm(d.leaves)
 	}
 	for range acceptBurst {
 		if !d.server.admit() {
@@ -95,7 +107,7 @@ func (d *door) Panicked(now time.Duration) {
 // turnAway resets a connection that no session was made of.
 func (s *Server) turnAway(c Conn, why Reason, detail string) {
 	e := Ended{
-		ID: c.ID(), Service: s.Name(), Policy: s.config.Policy, ClientAddr: c.RemoteAddr(), Local: c.LocalAddr(),
+		ID: c.ID(), Service: s.Name(), Policy: s.Settings().Service.Policy, ClientAddr: c.RemoteAddr(), Local: c.LocalAddr(),
 		Reason: why, Detail: detail, First: First{"us", ByRST}, Outcome: Reset,
 		Client: EndedSide{Present: true, State: c.State(), Reset: true},
 		Opened: s.loops.epoch.Add(s.loops.Now()),

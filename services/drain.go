@@ -266,7 +266,7 @@ func (s *Server) Close() {
 // it, the others wait.
 func (s *Server) shut() {
 	s.shutOnce.Do(func() {
-		for _, d := range s.doors {
+		for _, d := range s.listening() {
 			d.Wake(ReadyStop)
 		}
 		s.opened.Wait()

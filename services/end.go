@@ -102,7 +102,8 @@ func (s *Session) settleBy() (time.Duration, bool) {
 		return max(s.endedAt, plan.Start) + plan.FinGrace, true
 	}
 	by, limited := time.Duration(0), false
-	for _, limit := range [...]time.Duration{s.server.policy.UserTimeout, s.server.policy.Linger} {
+	policy := &s.server.Settings().Policy
+	for _, limit := range [...]time.Duration{policy.UserTimeout, policy.Linger} {
 		if limit > 0 && (!limited || s.endedAt+limit < by) {
 			by, limited = s.endedAt+limit, true
 		}
@@ -113,7 +114,7 @@ func (s *Session) settleBy() (time.Duration, bool) {
 // LingerBy is when the policy's linger resets a session that we finished at
 // since, while a FIN of ours is not acknowledged.
 func (s *Session) LingerBy(since time.Duration) (by time.Duration, waits bool) {
-	limit := s.server.policy.Linger
+	limit := s.server.Settings().Policy.Linger
 	if limit <= 0 || s.Client.lingered() && s.Backend.lingered() {
 		return 0, false
 	}
@@ -146,7 +147,7 @@ func (s *Session) lost(side *Side) {
 // gone lets go of the connections and takes the session off the listing, even
 // if one of the connections panics: a drain waits for every session.
 func (s *Session) gone() {
-	e := Ended{ID: s.id, Service: s.server.Name(), Policy: s.server.config.Policy, Reason: s.reason, First: s.first, Outcome: Reset}
+	e := Ended{ID: s.id, Service: s.server.Name(), Policy: s.server.Settings().Service.Policy, Reason: s.reason, First: s.first, Outcome: Reset}
 	defer func() {
 		s.left = true
 		s.shard.remove(s)

@@ -55,7 +55,7 @@ type Ended struct {
 func (s *Session) record() Ended {
 	client := s.Client.Conn
 	e := Ended{
-		ID: s.id, Service: s.server.Name(), Policy: s.server.config.Policy,
+		ID: s.id, Service: s.server.Name(), Policy: s.server.Settings().Service.Policy,
 		ClientAddr: client.RemoteAddr(), Local: client.LocalAddr(), BackendAddr: s.backend,
 		Reason: s.reason, Detail: s.detail, First: s.first,
 		Client: s.Client.end(), Backend: s.Backend.end(),

@@ -77,6 +77,8 @@ type Listener interface {
 	Notify(f func())
 	// TryAccept returns ErrWouldBlock when no connection is waiting.
 	TryAccept() (Conn, error)
+	// SetPolicy makes new connections go by another policy.
+	SetPolicy(name string)
 	// Close resets connections that nobody accepted; drain the queue first.
 	Close() error
 }

@@ -55,7 +55,7 @@ func (v seen) row(now time.Duration) Row {
 	r := Row{
 		ID: s.id, Service: s.server.Name(), Stage: s.Stage().String(),
 		Client: client.RemoteAddr(), Local: client.LocalAddr(), Backend: v.backend,
-		Policy:     s.server.config.Policy,
+		Policy:     s.server.Settings().Service.Policy,
 		ClientInfo: client.Info(), ClientLife: client.Life(),
 		Opened: s.loop.Time(s.opened), Age: now - s.opened, Idle: now - s.Moved(),
 		Retries: int(s.retries.Load()),

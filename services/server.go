@@ -15,8 +15,9 @@ import (
 // Server is the common part of all Services: it listens, makes a Session of
 // each connection, spreads them over the loops, and drains.
 type Server struct {
-	config  config.Service
-	policy  config.Policy
+	name    string
+	kind    string
+	set     atomic.Pointer[Settings] // Update replaces them
 	network Network
 	loops   *Loops
 	log     *slog.Logger
@@ -30,7 +31,7 @@ type Server struct {
 	full   atomic.Bool  // doors wait for one to end
 	turn   atomic.Uint32
 	shards []*shard
-	doors  []*door
+	doors  atomic.Pointer[[]*door] // changed with turning held
 
 	idle     chan struct{} // capacity 1; sent to when live reaches 0
 	stopping chan struct{} // closed by Close
@@ -54,7 +55,7 @@ type OpenFunc func() (*Session, Runner)
 // NewServer makes a Server that isn't listening yet.
 func NewServer(c config.Service, p config.Policy, env Env, open OpenFunc) *Server {
 	s := &Server{
-		config: c, policy: p, network: env.Network, loops: env.Loops, log: env.Log, open: open,
+		name: c.Name, kind: c.Type, network: env.Network, loops: env.Loops, log: env.Log, open: open,
 		proxies:  c.Type == "proxy",
 		ring:     endedRing{most: ledger(c.Ledger)},
 		idle:     make(chan struct{}, 1),
@@ -64,6 +65,7 @@ func NewServer(c config.Service, p config.Policy, env Env, open OpenFunc) *Serve
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.log = s.log.With("service", c.Name)
+	s.set.Store(&Settings{Service: c, Policy: p})
 	for i := range s.loops.Len() {
 		sh := &shard{server: s}
 		sh.Init(s.loops.At(i), sh)
@@ -72,11 +74,21 @@ func NewServer(c config.Service, p config.Policy, env Env, open OpenFunc) *Serve
 	return s
 }
 
+// Settings are what the configuration says of a service, and its policy. They
+// are never changed, only replaced.
+type Settings struct {
+	Service config.Service
+	Policy  config.Policy
+}
+
+// Settings are those in force. A connection goes by those of the moment.
+func (s *Server) Settings() *Settings { return s.set.Load() }
+
 // Name is the service's name in the configuration.
-func (s *Server) Name() string { return s.config.Name }
+func (s *Server) Name() string { return s.name }
 
 // Type is the service's type in the configuration.
-func (s *Server) Type() string { return s.config.Type }
+func (s *Server) Type() string { return s.kind }
 
 // Phase is where the service is in its life.
 func (s *Server) Phase() Phase { return s.phase.get() }
@@ -90,7 +102,7 @@ func (s *Server) Log() *slog.Logger { return s.log }
 // Addrs are the addresses it listens on.
 func (s *Server) Addrs() []netip.AddrPort {
 	var all []netip.AddrPort
-	for _, l := range s.config.Listen {
+	for _, l := range s.Settings().Service.Listen {
 		all = append(all, l.Addrs...)
 	}
 	return all
@@ -106,7 +118,7 @@ func (s *Server) Start() error {
 		s.phase.enter(Closed)
 		return err
 	}
-	s.doors = doors
+	s.doors.Store(&doors)
 	s.opened.Add(len(doors))
 	s.phase.enter(Serving)
 	for _, d := range doors {
@@ -119,7 +131,7 @@ func (s *Server) Start() error {
 func (s *Server) listen() ([]*door, error) {
 	var doors []*door
 	for i, addr := range s.Addrs() {
-		l, err := s.network.Listen(addr, s.config.Policy)
+		l, err := s.network.Listen(addr, s.Settings().Service.Policy)
 		if err != nil {
 			for _, d := range doors {
 				err = errors.Join(err, d.listener.Close())
@@ -135,8 +147,8 @@ func (s *Server) listen() ([]*door, error) {
 
 // admit reserves a place under max_conns.
 func (s *Server) admit() bool {
-	limit := int64(s.config.MaxConns)
 	for {
+		limit := int64(s.Settings().Service.MaxConns)
 		if n := s.active.Add(1); limit <= 0 || n <= limit {
 			return true
 		}
@@ -155,7 +167,7 @@ func (s *Server) admit() bool {
 func (s *Server) unadmit() {
 	s.active.Add(-1)
 	if s.full.Load() && s.full.Swap(false) {
-		for _, d := range s.doors {
+		for _, d := range s.listening() {
 			d.Wake(ReadyStart)
 		}
 	}

@@ -37,6 +37,12 @@ type Service interface {
 	// Drains lists drains, newest first, and DrainReports what each left so far.
 	Drains() []DrainRow
 	DrainReports() []Report
+	// Withdraw stops listening but on the addresses to keep, Update puts other
+	// settings in force. What the new settings leave out, as a backend, drains as
+	// how says.
+	Withdraw(keep []netip.AddrPort)
+	Update(c config.Service, p config.Policy, how config.Drain) error
+	Settings() *Settings
 	// Close resets what is left and stops listening. It is idempotent.
 	Close()
 

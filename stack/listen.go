@@ -8,8 +8,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
-
-	"github.com/lastack/lastack/config"
 )
 
 // backlog bounds connections that nobody has accepted yet, and half-open ones:
@@ -20,7 +18,7 @@ const backlog = 4096
 type Listener struct {
 	s      *Stack
 	addr   netip.AddrPort
-	policy *config.Policy
+	policy atomic.Pointer[string] // its name: a reload may change what it says
 	ep     tcpip.Endpoint
 	queue  waiter.Queue
 	entry  waiter.Entry
@@ -30,11 +28,11 @@ type Listener struct {
 
 // Listen accepts connections to addr under the named policy.
 func (s *Stack) Listen(addr netip.AddrPort, policy string) (*Listener, error) {
-	p, err := s.policy(policy)
-	if err != nil {
+	if _, err := s.policy(policy); err != nil {
 		return nil, fmt.Errorf("listen %s: %w", addr, err)
 	}
-	l := &Listener{s: s, addr: addr, policy: p}
+	l := &Listener{s: s, addr: addr}
+	l.policy.Store(&policy)
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("listen %s: %w", addr, err)
 	}
@@ -59,7 +57,7 @@ func (l *Listener) open() error {
 	}
 	l.ep = ep
 	if l.s.flows != nil {
-		l.s.flows.Listen(l.addr, l.policy.Name)
+		l.s.flows.Listen(l.addr, *l.policy.Load())
 	}
 	if l.s.gate != nil {
 		l.s.gate.Allow(l.addr)
@@ -89,6 +87,14 @@ func (l *Listener) Notify(f func()) {
 // NotifyEvent implements waiter.EventListener.
 func (l *Listener) NotifyEvent(waiter.EventMask) { l.notify() }
 
+// SetPolicy makes new connections go by another policy.
+func (l *Listener) SetPolicy(name string) {
+	l.policy.Store(&name)
+	if l.s.flows != nil {
+		l.s.flows.Listen(l.addr, name)
+	}
+}
+
 // TryAccept takes a waiting connection, or returns EAGAIN.
 func (l *Listener) TryAccept() (*Conn, error) {
 	var peer tcpip.FullAddress
@@ -96,13 +102,18 @@ func (l *Listener) TryAccept() (*Conn, error) {
 	if err != nil {
 		return nil, toError(err)
 	}
-	c := &Conn{id: l.s.nextID.Add(1), s: l.s, policy: l.policy, ep: ep, queue: queue, local: l.addr, remote: addrPort(peer)}
-	if l.s.flows != nil {
-		l.s.flows.Adopt(c.local, c.remote, c.id, l.policy.Name, true)
+	policy, unknown := l.s.policy(*l.policy.Load())
+	if unknown != nil {
+		ep.Abort()
+		return nil, fmt.Errorf("accept: %w", unknown)
 	}
-	l.s.fields.bound(ep, l.policy.Retransmit, c.lostSYN())
+	c := &Conn{id: l.s.nextID.Add(1), s: l.s, policy: policy, ep: ep, queue: queue, local: l.addr, remote: addrPort(peer)}
+	if l.s.flows != nil {
+		l.s.flows.Adopt(c.local, c.remote, c.id, policy.Name, true)
+	}
+	l.s.fields.bound(ep, policy.Retransmit, c.lostSYN())
 	// gVisor hands down only a few of a listener's options: set all on each connection.
-	if err := applyPolicy(ep, l.policy); err != nil {
+	if err := applyPolicy(ep, policy); err != nil {
 		c.Abort()
 		return nil, fmt.Errorf("accept %s: %w", c.remote, err)
 	}

@@ -39,7 +39,7 @@ type Link struct {
 type Stack struct {
 	s        *gstack.Stack
 	log      *slog.Logger
-	policies map[string]config.Policy
+	policies atomic.Pointer[map[string]*config.Policy]
 	names    map[string]tcpip.NICID
 	gate     *Gate
 	flows    *flow.Table // nil without one
@@ -75,11 +75,10 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
-		log:      o.Log,
-		policies: o.Config.Policies,
-		names:    make(map[string]tcpip.NICID),
-		gate:     o.Gate,
-		flows:    o.Flows,
+		log:   o.Log,
+		names: make(map[string]tcpip.NICID),
+		gate:  o.Gate,
+		flows: o.Flows,
 	}
 	for _, l := range o.Links {
 		for _, p := range l.Interface.Addresses {
@@ -88,7 +87,10 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 			}
 		}
 	}
-	var err error
+	err := s.SetPolicies(o.Config.Policies)
+	if err != nil {
+		return nil, err
+	}
 	if s.fields, err = findFields(); err != nil {
 		return nil, err
 	}
@@ -254,11 +256,33 @@ func (s *Stack) States() map[string]int {
 }
 
 func (s *Stack) policy(name string) (*config.Policy, error) {
-	p, ok := s.policies[name]
-	if !ok {
+	p := (*s.policies.Load())[name]
+	if p == nil {
 		return nil, fmt.Errorf("unknown policy %q", name)
 	}
-	return &p, nil
+	return p, nil
+}
+
+// SetPolicies puts other policies in force: for new connections, and for the
+// table's bounds on live ones. One that is not among them stays as it was, for
+// who still has it.
+func (s *Stack) SetPolicies(all map[string]config.Policy) error {
+	if s.flows != nil {
+		if err := s.flows.SetPolicies(all); err != nil {
+			return err
+		}
+	}
+	next := make(map[string]*config.Policy)
+	if old := s.policies.Load(); old != nil {
+		for name, p := range *old {
+			next[name] = p
+		}
+	}
+	for name, p := range all {
+		next[name] = &p
+	}
+	s.policies.Store(&next)
+	return nil
 }
 
 var errNoAddress = errors.New("address is on no interface")

@@ -14,9 +14,6 @@ type Diag struct {
 	// endless: it talks as long as the client listens, so a drain doesn't wait
 	// for it to be quiet.
 	endless bool
-	policy  config.Policy
-
-	heartbeat config.Heartbeat
 }
 
 var _ services.Service = (*Diag)(nil)
@@ -33,7 +30,7 @@ type spoken struct {
 
 // New makes the service that c.Type names; it isn't listening yet.
 func New(c config.Service, p config.Policy, env services.Env) (*Diag, error) {
-	d := &Diag{policy: p, heartbeat: c.Heartbeat}
+	d := &Diag{}
 	switch c.Type {
 	case "echo":
 	case "discard":
@@ -49,12 +46,17 @@ func New(c config.Service, p config.Policy, env services.Env) (*Diag, error) {
 	return d, nil
 }
 
+// Update implements services.Service.
+func (d *Diag) Update(c config.Service, p config.Policy, _ config.Drain) error {
+	return d.Server.Update(c, p)
+}
+
 func (d *Diag) open() (*services.Session, services.Runner) {
 	t := &talk{diag: d}
 	t.in = services.Pipe{From: &t.Client}
 	t.out = services.Pipe{To: &t.Client}
-	if d.heartbeat.Enabled() {
-		t.Client.Beat = services.NewBeat(&d.heartbeat)
+	if h := &d.Settings().Service.Heartbeat; h.Enabled() {
+		t.Client.Beat = services.NewBeat(h)
 	}
 	if d.speak == nil {
 		t.in.To = &t.Client // what comes in goes out: echo

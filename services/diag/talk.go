@@ -41,7 +41,7 @@ func (t *talk) Run(now time.Duration, ready services.Ready) {
 	}
 	if ready&services.ReadyEnd != 0 && t.Stage() != services.Closing && !t.Client.FIN {
 		t.Because(services.Killed, "")
-		t.finish(now, t.diag.policy.FinWait2)
+		t.finish(now, t.diag.Settings().Policy.FinWait2)
 		return
 	}
 	if t.listen(now) && t.answer(now) && t.utter(now) {
@@ -111,7 +111,7 @@ func (t *talk) awaitFIN(now time.Duration, plan *services.Plan, ready services.R
 	if t.Stage() != services.Closing {
 		t.Enter(services.Closing)
 		t.finished = now
-		if limit := t.diag.policy.FinWait2; limit > 0 {
+		if limit := t.diag.Settings().Policy.FinWait2; limit > 0 {
 			t.finishBy = now + limit
 			t.EndsAt(services.BoundFinWait2, t.finishBy)
 		}
@@ -162,7 +162,7 @@ func (t *talk) drain(now time.Duration, plan *services.Plan) {
 // finish sends our FIN behind what was said. The client has limit to answer; 0
 // or less is for ever.
 func (t *talk) finish(now, limit time.Duration) {
-	if t.diag.policy.AbortiveClose {
+	if t.diag.Settings().Policy.AbortiveClose {
 		t.drop()
 		t.Abort(now, services.Killed, services.First{Who: "us", How: services.ByRST}) // the reason is known already
 		return

@@ -40,7 +40,7 @@ func (p *pair) askSide(now time.Duration, side *services.Side, in, out *services
 	due, again := b.Look(now, p.Moved())
 	switch {
 	case due == services.DueDead:
-		p.Because(dead, "no answer to the heartbeat within "+p.proxy.config.Heartbeat.Timeout.String())
+		p.Because(dead, "no answer to the heartbeat within "+p.proxy.conf().Heartbeat.Timeout.String())
 		p.abort(now, dead, services.First{Who: p.name(side), How: services.ByTimeout})
 		return never, true
 	case due == services.DueAsk && services.MayAsk(side, in, out):

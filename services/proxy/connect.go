@@ -40,17 +40,17 @@ func (p *pair) connect(now time.Duration, ready services.Ready) {
 
 // dial starts the next attempt.
 func (p *pair) dial(now time.Duration) {
-	p.target = p.proxy.pool.pick(now, p.target)
+	p.target = p.proxy.pool.Load().pick(now, p.target)
 	if p.target == nil {
 		p.noBackend(now, errors.New("none is configured"))
 		return
 	}
-	c, err := p.proxy.net.Dial(p.target.addr, p.proxy.config.Policy)
+	c, err := p.proxy.net.Dial(p.target.addr, p.proxy.conf().Policy)
 	if err != nil {
 		p.missed(now, err)
 		return
 	}
-	p.waitUntil = now + p.proxy.config.ConnectTimeout
+	p.waitUntil = now + p.proxy.conf().ConnectTimeout
 	p.EndsAt(services.BoundConnect, p.waitUntil)
 	p.Dialled(c)
 	p.await(now)
@@ -66,7 +66,7 @@ func (p *pair) await(now time.Duration) {
 		p.missed(now, err)
 	case now >= p.waitUntil:
 		p.Undial()
-		p.missed(now, fmt.Errorf("no answer within %s: %w", p.proxy.config.ConnectTimeout, syscall.ETIMEDOUT))
+		p.missed(now, fmt.Errorf("no answer within %s: %w", p.proxy.conf().ConnectTimeout, syscall.ETIMEDOUT))
 	default:
 		p.arm(p.waitUntil)
 	}
@@ -76,16 +76,16 @@ func (p *pair) await(now time.Duration) {
 func (p *pair) missed(now time.Duration, err error) {
 	// A lack of local ports is no fault of the backend.
 	if !errors.Is(err, syscall.EADDRNOTAVAIL) {
-		p.proxy.pool.failed(p.target, now, err)
+		p.proxy.pool.Load().failed(p.target, now, err)
 	}
 	p.attempts++
-	if p.attempts > p.proxy.config.ConnectRetries {
+	if p.attempts > p.proxy.conf().ConnectRetries {
 		p.noBackend(now, fmt.Errorf("connect %s: %w", p.target.addr, err))
 		return
 	}
 	p.waitUntil = now
-	if round := p.attempts / len(p.proxy.pool.backends); round > 0 {
-		p.waitUntil += min(retryPause<<min(round-1, 8), p.proxy.config.ConnectTimeout)
+	if round := p.attempts / max(1, len(p.proxy.pool.Load().backends)); round > 0 {
+		p.waitUntil += min(retryPause<<min(round-1, 8), p.proxy.conf().ConnectTimeout)
 		p.arm(p.waitUntil)
 		return
 	}
@@ -107,7 +107,7 @@ func (p *pair) giveUp(now time.Duration, plan *services.Plan) {
 }
 
 func (p *pair) connected(now time.Duration) {
-	p.proxy.pool.worked(p.target)
+	p.proxy.pool.Load().worked(p.target)
 	p.target.active.Add(1)
 	p.counted = true
 	p.Connected(now)

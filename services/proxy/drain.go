@@ -10,15 +10,15 @@ import (
 var _ services.BackendDrainer = (*Proxy)(nil)
 
 // HasBackend reports whether the proxy has the backend.
-func (x *Proxy) HasBackend(addr netip.AddrPort) bool { return x.pool.find(addr) != nil }
+func (x *Proxy) HasBackend(addr netip.AddrPort) bool { return x.pool.Load().find(addr) != nil }
 
 // BackendAddrs are the addresses of all backends.
-func (x *Proxy) BackendAddrs() []netip.AddrPort { return x.config.Backends }
+func (x *Proxy) BackendAddrs() []netip.AddrPort { return x.conf().Backends }
 
 // DrainBackend gives the backend no new connections and lets its own end, until
 // UndrainBackend. It returns a *services.DrainingError if it drains already.
 func (x *Proxy) DrainBackend(addr netip.AddrPort, d config.Drain, cause string) error {
-	b := x.pool.find(addr)
+	b := x.pool.Load().find(addr)
 	if b == nil {
 		return services.ErrUnknown
 	}
@@ -36,7 +36,7 @@ func (x *Proxy) DrainBackend(addr netip.AddrPort, d config.Drain, cause string) 
 // UndrainBackend gives the backend new connections again; services.ErrNotDraining
 // if it gets them.
 func (x *Proxy) UndrainBackend(addr netip.AddrPort) error {
-	b := x.pool.find(addr)
+	b := x.pool.Load().find(addr)
 	if b == nil {
 		return services.ErrUnknown
 	}

@@ -26,9 +26,9 @@ func (p *pair) limit(now time.Duration, ready services.Ready) {
 		return
 	}
 	next := never
-	if idle := p.proxy.config.IdleTimeout; idle > 0 {
+	if idle := p.proxy.conf().IdleTimeout; idle > 0 {
 		if next = p.Moved() + idle; now >= next {
-			p.finish(now, services.IdleTimeout, p.proxy.finFor)
+			p.finish(now, services.IdleTimeout, p.proxy.finFor())
 			return
 		}
 	}
@@ -62,7 +62,7 @@ func (p *pair) limit(now time.Duration, ready services.Ready) {
 
 // bounded tells listings what ends the pair when no byte moves.
 func (p *pair) bounded() {
-	b, limit := services.BoundIdle, p.proxy.config.IdleTimeout
+	b, limit := services.BoundIdle, p.proxy.conf().IdleTimeout
 	if p.half {
 		most, why := p.halfLimit()
 		if most > 0 && (limit <= 0 || most < limit) {
@@ -79,10 +79,10 @@ func (p *pair) bounded() {
 // is in FIN-WAIT-2, so fin_wait2 bounds it where half_close does not: nothing
 // else would, since its kernel answers keepalive for ever.
 func (p *pair) halfLimit() (time.Duration, services.Reason) {
-	if p.proxy.halfFor > 0 {
-		return p.proxy.halfFor, services.HalfCloseTimeout
+	if p.proxy.halfFor() > 0 {
+		return p.proxy.halfFor(), services.HalfCloseTimeout
 	}
-	return p.proxy.finFor, services.FinWait2Timeout
+	return p.proxy.finFor(), services.FinWait2Timeout
 }
 
 // drain closes the pair if it is quiet or the deadline has come; else it says
@@ -136,7 +136,7 @@ func (p *pair) turn(now time.Duration, plan *services.Plan) (again time.Duration
 // peers' FINs.
 func (p *pair) cut(now time.Duration) {
 	p.up.Stop(false)
-	limit := p.proxy.finFor
+	limit := p.proxy.finFor()
 	if plan := p.Plan(); plan != nil {
 		_, deadline := plan.Turn(p.ID())
 		limit = max(deadline+plan.FinGrace-now, plan.FinGrace/2)

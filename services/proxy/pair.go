@@ -45,7 +45,7 @@ func (p *pair) Run(now time.Duration, ready services.Ready) {
 		p.abort(now, services.Killed, services.First{Who: "us", How: services.ByRST})
 		return
 	case ready&services.ReadyEnd != 0 && p.Stage() == services.Relaying:
-		p.finish(now, services.Killed, p.proxy.finFor)
+		p.finish(now, services.Killed, p.proxy.finFor())
 		return
 	}
 	if p.Stage() != services.Connecting {
@@ -141,7 +141,7 @@ func (p *pair) halfClosed() bool { return p.Client.EOF != p.Backend.EOF }
 //
 // With linger at 0s they are reset instead: the policy asks for it.
 func (p *pair) finish(now time.Duration, why services.Reason, limit time.Duration) {
-	if p.proxy.abortive {
+	if p.proxy.Settings().Policy.AbortiveClose {
 		p.abort(now, why, services.First{Who: "us", How: services.ByRST})
 		return
 	}

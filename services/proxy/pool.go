@@ -3,6 +3,7 @@ package proxy
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -22,8 +23,7 @@ type Pool struct {
 
 // Backend is a server that the proxy connects to.
 type Backend struct {
-	addr  netip.AddrPort
-	index int
+	addr netip.AddrPort
 
 	plan     atomic.Pointer[services.Plan] // of its drain: it gets no new connections; nil without
 	fails    atomic.Uint32                 // attempts that failed since the last success
@@ -53,10 +53,24 @@ const (
 
 func newPool(addrs []netip.AddrPort, trial time.Duration, log *slog.Logger) *Pool {
 	p := &Pool{trial: trial, log: log}
-	for i, a := range addrs {
-		p.backends = append(p.backends, &Backend{addr: a, index: i})
+	for _, a := range addrs {
+		p.backends = append(p.backends, &Backend{addr: a})
 	}
 	return p
+}
+
+// with is the pool of other addresses; backends that are in both stay as they are.
+func (p *Pool) with(addrs []netip.AddrPort, trial time.Duration) *Pool {
+	next := newPool(nil, trial, p.log)
+	next.next.Store(p.next.Load())
+	for _, a := range addrs {
+		b := p.find(a)
+		if b == nil {
+			b = &Backend{addr: a}
+		}
+		next.backends = append(next.backends, b)
+	}
+	return next
 }
 
 // pick chooses the backend for an attempt; after is the one of the attempt
@@ -68,7 +82,7 @@ func (p *Pool) pick(now time.Duration, after *Backend) *Backend {
 	}
 	var start int
 	if after != nil {
-		start = (after.index + 1) % n
+		start = (slices.Index(p.backends, after) + 1) % n // the first, if it is there no more
 	} else {
 		start = int((p.next.Add(1) - 1) % uint32(n))
 	}

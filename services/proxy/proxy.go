@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lastack/lastack/config"
@@ -11,34 +13,58 @@ import (
 // Proxy is a service that relays each connection to one of its backends.
 type Proxy struct {
 	*services.Server
-	config   config.Service
-	halfFor  time.Duration // policy half_close; 0 or less is no limit
-	finFor   time.Duration // policy fin_wait2, likewise
-	abortive bool          // policy linger is 0s: what we end is reset
-	net      services.Network
-	pool     *Pool
-	turning  sync.Mutex // held while a backend's drain starts or is taken back
+	net     services.Network
+	pool    atomic.Pointer[Pool]
+	turning sync.Mutex // held while the pool changes, or a backend's drain starts or is taken back
 }
 
 var _ services.Service = (*Proxy)(nil)
 
 // New makes a proxy that isn't listening yet.
 func New(c config.Service, p config.Policy, env services.Env) *Proxy {
-	x := &Proxy{config: c, halfFor: p.HalfClose, finFor: p.FinWait2, abortive: p.AbortiveClose, net: env.Network}
+	x := &Proxy{net: env.Network}
 	x.Server = services.NewServer(c, p, env, x.open)
-	x.pool = newPool(c.Backends, c.ConnectTimeout, x.Log())
+	x.pool.Store(newPool(c.Backends, c.ConnectTimeout, x.Log()))
 	return x
 }
 
+// conf is what the configuration says of the proxy now.
+func (x *Proxy) conf() *config.Service { return &x.Settings().Service }
+
+// halfFor and finFor are the policy's half_close and fin_wait2; 0 or less is no
+// limit.
+func (x *Proxy) halfFor() time.Duration { return x.Settings().Policy.HalfClose }
+func (x *Proxy) finFor() time.Duration  { return x.Settings().Policy.FinWait2 }
+
 // Backends describes the backends, in the order of the configuration.
-func (x *Proxy) Backends() []BackendRow { return x.pool.rows() }
+func (x *Proxy) Backends() []BackendRow { return x.pool.Load().rows() }
+
+// Update implements services.Service: connections to a backend that is there no
+// more drain.
+func (x *Proxy) Update(c config.Service, p config.Policy, how config.Drain) error {
+	x.turning.Lock()
+	defer x.turning.Unlock()
+	if err := x.Server.Update(c, p); err != nil {
+		return err
+	}
+	old := x.pool.Load()
+	x.pool.Store(old.with(c.Backends, c.ConnectTimeout))
+	for _, b := range old.backends {
+		if !slices.Contains(c.Backends, b.addr) && b.plan.Load() == nil {
+			plan := x.PlanFor(b.addr, how, "reload")
+			b.plan.Store(plan)
+			x.Assign(plan, b.addr)
+		}
+	}
+	return nil
+}
 
 func (x *Proxy) open() (*services.Session, services.Runner) {
 	p := &pair{proxy: x}
 	p.up = services.Pipe{From: &p.Client, To: &p.Backend}
 	p.down = services.Pipe{From: &p.Backend, To: &p.Client}
-	if x.config.Heartbeat.Enabled() {
-		p.beat(&x.config.Heartbeat)
+	if h := &x.conf().Heartbeat; h.Enabled() {
+		p.beat(h)
 	}
 	return &p.Session, p
 }

@@ -44,6 +44,9 @@ func (l *Listener) TryAccept() (services.Conn, error) {
 	return c, nil
 }
 
+// SetPolicy implements services.Listener.
+func (l *Listener) SetPolicy(string) {}
+
 // Close implements services.Listener.
 func (l *Listener) Close() error {
 	l.net.mu.Lock()

@@ -214,7 +214,7 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 
 // moved follows a change of state: counts, timer, or the end of the flow.
 func (t *Table) moved(sh *shard, f *Flow, slot uint32, now instant) (full int) {
-	if f.state == TimeWait && t.policies[f.policy].TimeWait.Duration < 0 {
+	if f.state == TimeWait && t.policy(f.policy).TimeWait.Duration < 0 {
 		f.state = Closed // its policy does without; entered tells that it was there
 	}
 	full = t.recount(sh, f, slot)
@@ -398,7 +398,7 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 			f.vlan = fr.VLAN
 		}
 	}
-	if most := t.policies[f.policy].Retransmit.SynRetries; most > 0 && s.flags&syn != 0 && s.seq == f.iss &&
+	if most := t.policy(f.policy).Retransmit.SynRetries; most > 0 && s.flags&syn != 0 && s.seq == f.iss &&
 		!f.state.synchronized() && int(f.synRetrans) >= most {
 		return full, frame.Drop // repeated often enough; its timer ends it
 	}

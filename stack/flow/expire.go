@@ -141,7 +141,7 @@ func (t *Table) rearm(sh *shard, f *Flow, slot uint32, now instant) {
 // deadline is when the flow's state ends if nothing moves, and by which rule.
 func (t *Table) deadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool) {
 	limit := time.Duration(-1)
-	p := &t.policies[f.policy]
+	p := t.policy(f.policy)
 	switch f.state {
 	case SynSent, SynReceived:
 		limit, rule = handshake(p.Retransmit.SynRetries), tcpinfo.SynRetries

@@ -75,7 +75,7 @@ func (t *Table) List(in ...State) []Row {
 			}
 			rows = append(rows, Row{
 				Local: f.key.localAddr(), Remote: f.key.remoteAddr(), ID: f.id,
-				Policy: t.policies[f.policy].Name, State: f.state,
+				Policy: t.policy(f.policy).Name, State: f.state,
 				Held: f.id != 0 && !f.has(released), Life: t.life(f, now),
 			})
 		})

@@ -1,6 +1,8 @@
 package flow
 
 import (
+	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -23,14 +25,13 @@ type Table struct {
 	clock    tcpip.Clock
 	began    tcpip.MonotonicTime
 	wall     time.Time // the same
-	policies []config.Policy
-	names    map[string]uint16
+	rules    atomic.Pointer[rules]
 	limit    func(Limit) bool
-	held     []atomic.Int64 // flows in TIME-WAIT, for each policy
+	held     [policiesMost]atomic.Int64 // flows in TIME-WAIT, for each policy
 	halfOpen atomic.Int64
 	probes   probes
 
-	mu        sync.Mutex // guards changes of listeners and cards
+	mu        sync.Mutex // guards changes of rules, listeners and cards
 	listeners atomic.Pointer[map[netip.AddrPort]uint16]
 	cards     atomic.Pointer[[]*Card]
 
@@ -66,23 +67,55 @@ func New(o Options) *Table {
 	}
 	t := &Table{
 		seed: rand.Uint64(), clock: o.Clock, began: o.Clock.NowMonotonic(), wall: o.Clock.Now(),
-		names: make(map[string]uint16),
 	}
-	names := []string{"default"}
-	for name := range o.Policies {
-		if name != "default" {
-			names = append(names, name)
-		}
+	t.rules.Store(&rules{list: []config.Policy{o.Policies["default"]}, names: map[string]uint16{"default": 0}})
+	if err := t.SetPolicies(o.Policies); err != nil {
+		panic("flow: " + err.Error()) // a configuration has fewer
 	}
-	slices.Sort(names[1:])
-	for i, name := range names {
-		t.names[name] = uint16(i)
-		t.policies = append(t.policies, o.Policies[name])
-	}
-	t.held = make([]atomic.Int64, len(names))
 	t.probes.init()
 	return t
 }
+
+// policiesMost bounds the names of policies that a table meets in its life.
+const policiesMost = 1024
+
+// rules are the policies, by the numbers that flows know them by. They are never
+// changed, only replaced.
+type rules struct {
+	list  []config.Policy
+	names map[string]uint16
+}
+
+// SetPolicies puts other policies in force, for live connections as well. A
+// policy keeps its number as long as the table lives: one that is not among them
+// stays as it was.
+func (t *Table) SetPolicies(all map[string]config.Policy) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.rules.Load()
+	next := &rules{list: slices.Clone(old.list), names: maps.Clone(old.names)}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		i, known := next.names[name]
+		if known {
+			next.list[i] = all[name]
+			continue
+		}
+		if len(next.list) == policiesMost {
+			return fmt.Errorf("there have been %d policies since the start: restart to have others", policiesMost)
+		}
+		next.names[name] = uint16(len(next.list))
+		next.list = append(next.list, all[name])
+	}
+	t.rules.Store(next)
+	return nil
+}
+
+// policy is the one with a number.
+func (t *Table) policy(i uint16) *config.Policy { return &t.rules.Load().list[i] }
+
+// numberOf is the number of the named policy, that of the default one for an
+// unknown name.
+func (t *Table) numberOf(name string) uint16 { return t.rules.Load().names[name] }
 
 // now is the time of the table.
 func (t *Table) now() instant {
@@ -98,7 +131,7 @@ func (t *Table) shard(k *key) (*shard, uint32) {
 // Listen makes connections to addr flows under the named policy from their
 // first SYN on; Unlisten ends that.
 func (t *Table) Listen(addr netip.AddrPort, policy string) {
-	t.changeListeners(func(m map[netip.AddrPort]uint16) { m[addr] = t.names[policy] })
+	t.changeListeners(func(m map[netip.AddrPort]uint16) { m[addr] = t.numberOf(policy) })
 }
 
 // Unlisten is the end of Listen. Connections stay known.
@@ -150,7 +183,7 @@ func (t *Table) Adopt(local, remote netip.AddrPort, id uint64, policy string, ac
 			f.enter(Established, now)
 		}
 	}
-	f.id, f.policy = id, t.names[policy]
+	f.id, f.policy = id, t.numberOf(policy)
 	f.flags &^= released
 	t.rearm(sh, f, slot, now)
 }
@@ -193,7 +226,7 @@ func (t *Table) MayDial(local, remote netip.AddrPort) bool {
 }
 
 func (t *Table) mayRedial(f *Flow, now instant) bool {
-	return t.policies[f.policy].TimeWait.Reuse != "never" && f.has(timestamps) && now.ms-f.progress >= 1000
+	return t.policy(f.policy).TimeWait.Reuse != "never" && f.has(timestamps) && now.ms-f.progress >= 1000
 }
 
 // create makes a flow, of whose handshake nothing is known yet.
@@ -243,7 +276,7 @@ func (t *Table) recount(sh *shard, f *Flow, slot uint32) (full int) {
 	case countedTimeWait:
 		t.Count.TimeWaits.Add(1)
 		sh.joinQueue(f, slot)
-		if t.held[f.policy].Add(1) > int64(t.policies[f.policy].TimeWait.Max) {
+		if t.held[f.policy].Add(1) > int64(t.policy(f.policy).TimeWait.Max) {
 			return int(f.policy)
 		}
 	}
@@ -253,7 +286,7 @@ func (t *Table) recount(sh *shard, f *Flow, slot uint32) (full int) {
 // Held counts the flows in TIME-WAIT.
 func (t *Table) Held() int {
 	n := int64(0)
-	for i := range t.held {
+	for i := range t.rules.Load().list {
 		n += t.held[i].Load()
 	}
 	return int(n)

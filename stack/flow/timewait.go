@@ -40,7 +40,7 @@ func (t *Table) inTimeWait(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.F
 // sequence number lies beyond all that the old connection used (RFC 6191, 2;
 // RFC 9293, 3.6.1).
 func (t *Table) mayReopen(f *Flow, s *segment) bool {
-	if t.policies[f.policy].TimeWait.Reuse == "never" {
+	if t.policy(f.policy).TimeWait.Reuse == "never" {
 		return false
 	}
 	switch {
