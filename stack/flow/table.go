@@ -29,6 +29,7 @@ type Table struct {
 	held     []atomic.Int64 // flows in TIME-WAIT, for each policy
 	halfOpen atomic.Int64
 	probes   probes
+	sweep    sweep
 
 	mu        sync.Mutex // guards changes of listeners and cards
 	listeners atomic.Pointer[map[netip.AddrPort]uint16]
