@@ -128,10 +128,14 @@ func (f *Flow) outlives() bool {
 
 func (f *Flow) memo(now instant) memo {
 	a := f.answer(now)
-	return memo{
-		key: f.key, seq: f.sndUna - 1, ack: a.ack, window: a.window, tsVal: a.tsVal, tsRecent: a.tsEcr,
+	m := memo{
+		key: f.key, seq: f.sndUna - 1, ack: a.ack, window: a.window,
 		birth: f.iss, mac: f.mac, vlan: f.vlan, flags: f.flags & (timestamps | tagged), card: f.card,
 	}
+	if a.ts {
+		m.tsVal, m.tsRecent = a.tsVal, a.tsEcr
+	}
+	return m
 }
 
 func (m *memo) tell(c *journal.Conn) {

@@ -35,8 +35,8 @@ func journalled(t *flow.Table, card int) []journal.Conn {
 func TestTheJournalHasWhatIsSynchronizedAndNotInTimeWait(t *testing.T) {
 	c := newCrowd(100)
 	c.bytes = ethernet
-	c.show(0, true, flagSYN, 1000, 0)           // half open
-	c.end(1)                                    // TIME-WAIT
+	c.show(0, true, flagSYN, 1000, 0) // half open
+	c.end(1)                          // TIME-WAIT
 	open := func(n uint32) {
 		c.show(n, true, flagSYN, 1000, 0)
 		c.show(n, false, flagSYN|flagACK, 5000, 1001)
