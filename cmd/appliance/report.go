@@ -32,7 +32,7 @@ func (d *daemon) Status() admin.Status {
 	}
 	if r, crashed := d.flows.Swept(); crashed {
 		s.Sweep = &admin.Sweep{Found: r.Found, Asked: r.Asked, Ended: r.Ended, Gone: r.Gone, Silent: r.Silent,
-			Skipped: r.Skipped, Left: r.Left, Took: r.Took.Milliseconds(), Over: r.Over}
+			Skipped: r.Skipped, Left: r.Left, Took: r.Took, Over: r.Over}
 	}
 	for i, nic := range d.nics {
 		counters := byName(d.endpoints[i].Counters())

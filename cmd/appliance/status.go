@@ -106,7 +106,7 @@ func sweepLine(s *admin.Sweep) string {
 	if !s.Over {
 		return fmt.Sprintf("%s, %d left", line, s.Left)
 	}
-	return fmt.Sprintf("%s, took %v", line, time.Duration(s.Took)*time.Millisecond)
+	return fmt.Sprintf("%s, took %v", line, s.Took.Round(time.Millisecond))
 }
 
 // flows are the counters of frames that went where they should.

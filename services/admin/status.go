@@ -30,15 +30,15 @@ type Status struct {
 
 // Sweep is what has become of the connections that a crash has cut off.
 type Sweep struct {
-	Found   int   `json:"found"`   // in the journal
-	Asked   int   `json:"asked"`   // peers that were sent a segment
-	Ended   int   `json:"ended"`   // still believed in it, and were reset
-	Gone    int   `json:"gone"`    // knew already
-	Silent  int   `json:"silent"`  // did not answer
-	Skipped int   `json:"skipped"` // not ours any more, or its ports are in use again
-	Left    int   `json:"left"`    // not known yet
-	Took    int64 `json:"took_ms"`
-	Over    bool  `json:"over"`
+	Found   int           `json:"found"`   // in the journal
+	Asked   int           `json:"asked"`   // peers that were sent a segment
+	Ended   int           `json:"ended"`   // still believed in it, and were reset
+	Gone    int           `json:"gone"`    // knew already
+	Silent  int           `json:"silent"`  // did not answer
+	Skipped int           `json:"skipped"` // not ours any more, or its ports are in use again
+	Left    int           `json:"left"`    // not known yet
+	Took    time.Duration `json:"took_ns"` // since the first question
+	Over    bool          `json:"over"`
 }
 
 // Interface is one claimed network card.

@@ -171,9 +171,9 @@ func (w *sweep) ask(t *Table, m *memo) bool {
 }
 
 // hear takes a segment of no connection that is known, and reports whether its
-// peer is to be told with RST that ours is over. gVisor would do so too, except
-// where it takes the ACK for the end of a handshake with a SYN cookie, or where
-// more than a few hundred wait for the same neighbour's address at once.
+// peer is to be told with RST that ours is over. gVisor would tell the same, but
+// has to ask for the neighbour's address first, for 64 neighbours and with 256
+// packets each at once: the rest of the RSTs of a sweep would be lost.
 func (w *sweep) hear(s *segment) (reset bool) {
 	w.mu.Lock()
 	m, ok := w.left[s.key]
