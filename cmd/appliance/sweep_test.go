@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -175,6 +176,66 @@ func TestAfterACrashEveryPeerIsTold(t *testing.T) {
 		_, wan := os.Stat(r.journalOf("wan0"))
 		_, lan := os.Stat(r.journalOf("lan0"))
 		return errors.Is(wan, fs.ErrNotExist) && errors.Is(lan, fs.ErrNotExist)
+	})
+	p.stop()
+	clients.wg.Wait()
+}
+
+// The journal is not written for traffic alone: numbers that are megabytes old
+// end a connection as well, and so do segments that were under way.
+func TestAfterACrashAnOldJournalServesAsWell(t *testing.T) {
+	const n, size = 8, 4 << 20
+	r := newRig(t, nil)
+	labtest.EchoProcess(t, r.backend, "10.0.0.21:7")
+	r.configure(echoProxy)
+	p := r.start()
+	var all []*net.TCPConn
+	for range n {
+		c := r.dial("192.0.2.10:7")
+		exchange(t, c, "hello\n", "hello\n")
+		all = append(all, c)
+	}
+	r.journalled(n, n)
+	before, err := os.Stat(r.journalOf("wan0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		moved := make(chan error, 1)
+		go func() {
+			_, err := c.Write(make([]byte, size))
+			moved <- err
+		}()
+		if _, err := io.CopyN(io.Discard, c, size); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-moved; err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(1200 * time.Millisecond)
+	if after, err := os.Stat(r.journalOf("wan0")); err != nil || !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("the journal was written for traffic alone: %v, %v", after, err)
+	}
+	if _, err := all[0].Write(make([]byte, 1<<16)); err != nil { // under way when it crashes, or soon after
+		t.Fatal(err)
+	}
+	p.crash()
+	clients := &ends{}
+	for _, c := range all {
+		if err := c.SetDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		clients.watch(c)
+	}
+	p = r.start()
+	eventually(t, 10*time.Second, "every client is reset", func() bool {
+		c, _ := clients.resets()
+		return c == n
+	})
+	eventually(t, 10*time.Second, "the sweep is over, and everybody was told", func() bool {
+		s := r.status().Sweep
+		return s != nil && s.Over && s.Found == 2*n && s.Ended+s.Gone == 2*n && s.Silent == 0
 	})
 	p.stop()
 	clients.wg.Wait()

@@ -144,6 +144,21 @@ func TestTheClockMayBeSetBackWithinABoot(t *testing.T) {
 	}
 }
 
+// After a power cut only the clock tells how old it is.
+func TestAJournalOutlivesABoot(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, conns(1), began())
+	now := began()
+	now.Wall, now.Up, now.Boot = now.Wall.Add(3*time.Minute), 20*time.Second, [16]byte{9}
+	if j, err := journal.Load(dir, "wan0", now); err != nil || j.Len() != 1 || j.Age != 3*time.Minute {
+		t.Errorf("got %v, %v, want one connection of 3 minutes ago", j, err)
+	}
+	now.Wall = began().Wall.Add(-time.Hour) // a machine without a clock of its own
+	if j, err := journal.Load(dir, "wan0", now); err != nil || j.Age != 0 {
+		t.Errorf("got %v, %v, want it taken as new", j, err)
+	}
+}
+
 // A crash in the middle of a new journal leaves the old one, and the next one
 // takes the place of what was left half done.
 func TestTheOldJournalStaysUntilTheNewOneIsWhole(t *testing.T) {
