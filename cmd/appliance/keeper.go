@@ -30,7 +30,7 @@ type keeper struct {
 	wg   sync.WaitGroup
 
 	written []flow.Set // what each card's journal tells; a Set of no journal is notWritten
-	failing bool
+	failing []bool     // of each card: its journal could not be written, and that was said
 }
 
 // notWritten is the Set of nothing: the first look writes or removes the file.
@@ -65,7 +65,8 @@ func (d *daemon) journalDir() string { return cmp.Or(d.stateDir, netif.DefaultSt
 // is something to sweep.
 func keep(d *daemon) *keeper {
 	ctx, stop := context.WithCancel(context.Background())
-	k := &keeper{d: d, dir: d.journalDir(), stop: stop, written: slices.Repeat([]flow.Set{notWritten}, len(d.cards))}
+	k := &keeper{d: d, dir: d.journalDir(), stop: stop, written: slices.Repeat([]flow.Set{notWritten}, len(d.cards)),
+		failing: make([]bool, len(d.cards))}
 	k.wg.Go(func() { k.run(ctx) })
 	if _, crashed := d.flows.Swept(); crashed {
 		k.wg.Go(func() { k.sweep(ctx) })
@@ -111,13 +112,14 @@ func (k *keeper) look() (size int) {
 		}
 		err := k.write(i, set.N)
 		if err == nil {
-			k.written[i], k.failing = set, false
+			k.written[i], k.failing[i] = set, false
 			continue
 		}
 		k.written[i] = notWritten
-		if !k.failing { // once, not every second
-			k.failing = true
-			k.d.log.Warn("the journal of connections is not kept: after a crash peers would not be told", "error", err)
+		if !k.failing[i] { // once, not every second
+			k.failing[i] = true
+			k.d.log.Warn("the journal of connections is not kept: after a crash peers would not be told",
+				"interface", k.d.cfg.Interfaces[i].Name, "error", err)
 		}
 	}
 	return size

@@ -304,6 +304,33 @@ func TestAJournalThatCannotBeReadIsWarnedOfOnce(t *testing.T) {
 	}
 }
 
+// It is said once, and what is in the way may be removed at any time.
+func TestAJournalThatCannotBeWrittenIsWarnedOfOnce(t *testing.T) {
+	r := newRig(t, nil)
+	labtest.EchoProcess(t, r.backend, "10.0.0.21:7")
+	r.configure(echoProxy)
+	draft := filepath.Join(r.dir, "nic", ".wan0.connections.new")
+	if err := os.MkdirAll(filepath.Join(draft, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := r.start()
+	c := r.dial("192.0.2.10:7")
+	exchange(t, c, "hello\n", "hello\n")
+	time.Sleep(2500 * time.Millisecond)
+	if n := strings.Count(p.log.String(), "the journal of connections is not kept"); n != 1 {
+		t.Errorf("the log has %d warnings, want one:\n%s", n, p.log)
+	}
+	if err := os.RemoveAll(draft); err != nil {
+		t.Fatal(err)
+	}
+	r.journalled(1, 1)
+	saw := polite(t, c)
+	p.stop()
+	if err := <-saw; err != nil {
+		t.Errorf("the client got %v, want FIN", err)
+	}
+}
+
 func TestWithoutAJournalNothingIsWrittenOrSwept(t *testing.T) {
 	r := newRig(t, nil)
 	labtest.EchoProcess(t, r.backend, "10.0.0.21:7")

@@ -97,6 +97,9 @@ func TestAfterACrashAPeerGetsTheExactRST(t *testing.T) {
 				if s.Flags != lab.RST || s.Seq-p.irs != 1001 || s.Len != 0 || !s.Complete {
 					t.Errorf("the answer gets %v, want <SEQ=SEG.ACK><CTL=RST>", s)
 				}
+				if stamp, has := optionOf(s, 8); has != c.ts || has && (binary.BigEndian.Uint32(stamp) < 90_010_000 || binary.BigEndian.Uint32(stamp[4:]) != p.val) {
+					t.Errorf("the RST has the timestamp %x, want ours and an echo of %d if they were agreed: %v", stamp, p.val, c.ts)
+				}
 				if got := report(); got != (flow.SweepReport{Found: 1, Asked: 1, Ended: 1, Over: true}) {
 					t.Errorf("the report is %+v", got)
 				}

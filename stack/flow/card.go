@@ -75,7 +75,7 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 	if fl == nil && !s.is(syn|ack|rst|fin, syn) {
 		sh.mu.Unlock()
 		if t.sweep.n.Load() > 0 {
-			return t.hangUp(f, l, &s)
+			return t.hangUp(f, l, &s, now)
 		}
 		return frame.Pass
 	}
@@ -92,7 +92,7 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 		t.greet(c, sh, f, &s, h, now)
 		sh.mu.Unlock()
 		if t.sweep.n.Load() > 0 {
-			t.sweep.hear(&s)
+			t.sweep.hear(&s, now)
 		}
 		return frame.Pass
 	}

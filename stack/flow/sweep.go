@@ -170,13 +170,15 @@ func (w *sweep) ask(t *Table, m *memo) bool {
 	})
 }
 
-// hear takes a segment of no connection that is known, and reports whether its
-// peer is to be told with RST that ours is over. gVisor would tell the same, but
+// hear takes a segment of no connection that is known. If its peer is to be told
+// that ours is over, that is the answer: <SEQ=SEG.ACK><CTL=RST>, with a
+// timestamp if the peer's has one (RFC 7323, 3.2). gVisor would tell the same, but
 // has to ask for the neighbour's address first, for 64 neighbours and with 256
 // packets each at once: the rest of the RSTs of a sweep would be lost.
-func (w *sweep) hear(s *segment) (reset bool) {
+func (w *sweep) hear(s *segment, now instant) (a answer, reset bool) {
 	w.mu.Lock()
 	m, ok := w.left[s.key]
+	at := w.at
 	w.mu.Unlock()
 	switch {
 	case !ok:
@@ -187,9 +189,10 @@ func (w *sweep) hear(s *segment) (reset bool) {
 	case s.is(syn|ack, syn):
 		w.settle(&s.key, &w.told.Gone)
 	case s.is(syn|ack, ack):
-		return w.settle(&s.key, &w.told.Ended)
+		a = answer{rst: true, seq: s.ack, ts: s.ts, tsVal: m.tsVal + now.ms - at.ms, tsEcr: s.tsVal}
+		return a, w.settle(&s.key, &w.told.Ended)
 	}
-	return false
+	return a, false
 }
 
 // memos fills in what is left of some connections, for the next journal: we may
@@ -280,15 +283,15 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// reset is the RST that answers a segment: <SEQ=SEG.ACK><CTL=RST>.
-func (s *segment) reset() answer { return answer{rst: true, seq: s.ack} }
-
 // hangUp answers a peer that still believes in a connection of before a crash.
-func (t *Table) hangUp(f *frame.Frame, l frame.Layout, s *segment) frame.Verdict {
-	if !valid(f, l) || !t.sweep.hear(s) {
+func (t *Table) hangUp(f *frame.Frame, l frame.Layout, s *segment, now instant) frame.Verdict {
+	if !valid(f, l) {
 		return frame.Pass
 	}
-	a := s.reset()
+	a, reset := t.sweep.hear(s, now)
+	if !reset {
+		return frame.Pass
+	}
 	a.write(f, l)
 	return frame.Reply
 }
