@@ -49,7 +49,7 @@ func (t *Table) Sets() []Set {
 func (m *memo) sum(seed uint64) uint64 {
 	h := m.key.hash(seed)
 	for _, part := range [...]uint64{
-		uint64(m.birth)<<32 | uint64(m.seq>>30)<<16 | uint64(m.vlan),
+		uint64(m.birth)<<32 | uint64((m.seq-m.birth)>>30)<<16 | uint64(m.vlan),
 		uint64(m.mac[0])<<40 | uint64(m.mac[1])<<32 | uint64(m.mac[2])<<24 | uint64(m.mac[3])<<16 | uint64(m.mac[4])<<8 | uint64(m.mac[5]),
 	} {
 		h = mix(h^part, 0x9e3779b97f4a7c15^seed)

@@ -90,9 +90,12 @@ func TestASetChangesWithTheConnectionsNotWithTheirTraffic(t *testing.T) {
 	if got := set(); got != one {
 		t.Errorf("without the second it is %v, was %v", got, one)
 	}
-	for at := uint32(5001); at < 1<<30+10_000; at += 1400 { // the card sees super-frames; 1400 bytes will do
-		c.sendData(1, at, 1400)
-		c.show(1, true, flagACK, 2001, at+1400)
+	for sent := uint32(0); sent < 1<<30; sent += 32768 {
+		if got := set(); got != one {
+			t.Fatalf("%d bytes later the set is %v, was %v", sent, got, one)
+		}
+		c.sendData(1, 5001+sent, 32768)
+		c.show(1, true, flagACK, 2001, 5001+sent+32768)
 	}
 	if got := set(); got.N != 1 || got.Sum == one.Sum {
 		t.Errorf("a gigabyte later the set is still %v", got)
