@@ -12,7 +12,7 @@ import (
 )
 
 // Writer makes a new journal of a card, beside the one that is there. After
-// Create either Commit or Discard is to be called, once.
+// Create, Commit is to be called, once.
 type Writer struct {
 	dir, card string
 	file      *os.File
@@ -48,9 +48,6 @@ func (w *Writer) Add(c *Conn) {
 	_, w.err = w.buf.Write(p[:])
 }
 
-// Len counts the connections written.
-func (w *Writer) Len() int { return w.n }
-
 // Commit puts the journal in the place of the old one. The file reaches the disk
 // before its name does, so that a power cut leaves one of both whole; which of
 // them does not matter, and the directory is not waited for.
@@ -74,11 +71,6 @@ func (w *Writer) Commit(now Moment) error {
 		return errors.Join(fmt.Errorf("write the journal of connections: %w", w.err), os.Remove(w.file.Name()))
 	}
 	return nil
-}
-
-// Discard leaves the old journal as it is.
-func (w *Writer) Discard() error {
-	return errors.Join(w.file.Close(), os.Remove(w.file.Name()))
 }
 
 func (w *Writer) header(now Moment) []byte {
