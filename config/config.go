@@ -14,6 +14,7 @@ type Config struct {
 	Services   []Service         // in the order of the file
 	Drain      Drain
 	Admin      Admin
+	State      State
 
 	warnings []Error
 }
@@ -85,6 +86,12 @@ type Drain struct {
 // Admin is where the daemon answers the command line.
 type Admin struct {
 	Socket string // unix socket path; "" = off
+}
+
+// State says what the daemon remembers in its state directory.
+type State struct {
+	Journal         bool          // which connections are alive, so that a start after a crash can end them
+	JournalInterval time.Duration // how often it is written at most, 1s or more
 }
 
 // Pos is a place in the configuration file.

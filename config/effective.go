@@ -20,6 +20,7 @@ func (c *Config) Effective() ([]byte, error) {
 		pair{"services", c.servicesNode()},
 		pair{"drain", c.Drain.node()},
 		pair{"admin", c.Admin.node()},
+		pair{"state", c.State.node()},
 	)
 	text, err := yaml.Dump(root)
 	if err != nil {
@@ -261,4 +262,12 @@ func (a Admin) node() *yaml.Node {
 		return span(Off)
 	}
 	return flow(pair{"socket", word(a.Socket)})
+}
+
+func (s State) node() *yaml.Node {
+	journal := "off"
+	if s.Journal {
+		journal = "on"
+	}
+	return flow(pair{"journal", word(journal)}, pair{"journal_interval", span(s.JournalInterval)})
 }

@@ -10,7 +10,7 @@ import (
 
 // meaning is a configuration without the places it was written at.
 func meaning(c *config.Config) config.Config {
-	m := config.Config{Drain: c.Drain, Admin: c.Admin, Policies: map[string]config.Policy{}}
+	m := config.Config{Drain: c.Drain, Admin: c.Admin, State: c.State, Policies: map[string]config.Policy{}}
 	for _, iface := range c.Interfaces {
 		iface.Pos = config.Pos{}
 		m.Interfaces = append(m.Interfaces, iface)

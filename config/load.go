@@ -10,7 +10,7 @@ import (
 )
 
 // sections are the keys of the file.
-var sections = []string{"interfaces", "policies", "services", "drain", "admin"}
+var sections = []string{"interfaces", "policies", "services", "drain", "admin", "state"}
 
 // Load reads and checks a file. The error is an Errors with everything that is
 // wrong with it.
@@ -68,4 +68,5 @@ func (p *parser) config(c *Config, root value) {
 	c.Services = p.services(found["services"], &net, c.Policies)
 	c.Drain = p.drain(found["drain"])
 	c.Admin = p.admin(found["admin"])
+	c.State = p.state(found["state"])
 }

@@ -28,7 +28,8 @@ import (
 // sends delayed ACKs (delays); gVisor's TCP processors and one for router
 // advertisements (stack), one event loop for each thread (loops), one that
 // accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
-// the one that gives memory back (tidy) and the signs of life (manager).
+// the one that gives memory back (tidy) and the signs of life (manager). The
+// keeper has one that writes the journals, and after a crash one that sweeps.
 type daemon struct {
 	cfg      *config.Config
 	log      *slog.Logger
@@ -47,6 +48,7 @@ type daemon struct {
 	loops      *services.Loops
 	supervisor *services.Supervisor
 	admin      *admin.Server
+	keeper     *keeper // nil without a journal
 }
 
 // start takes the cards and serves. After an error stop undoes what was done.
@@ -78,9 +80,14 @@ func (d *daemon) start(ctx context.Context) error {
 		d.log.Info("serving", "service", s.Name(), "type", s.Type(), "listen", s.Addrs())
 	}
 	if socket := d.cfg.Admin.Socket; socket != "" {
-		d.admin, err = admin.Serve(socket, d, d.log)
+		if d.admin, err = admin.Serve(socket, d, d.log); err != nil {
+			return err
+		}
 	}
-	return err
+	if d.cfg.State.Journal {
+		d.keeper = keep(d)
+	}
+	return nil
 }
 
 // openCards claims the cards and starts their endpoints, all of them or an error.
@@ -93,6 +100,10 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 		}
 		d.nics = append(d.nics, nic)
 		delay, card := stack.NewAckDelay(), d.flows.Card()
+		card.Own([6]byte(nic.MAC()))
+		if d.cfg.State.Journal {
+			d.recall(len(d.cards), i)
+		}
 		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: stack.Filters{&d.gate, card, delay}, Log: d.log})
 		if err != nil {
 			return nil, err
@@ -208,6 +219,9 @@ func (d *daemon) stop() error {
 		errs = append(errs, d.admin.Close(ctx))
 		cancel()
 	}
+	if d.keeper != nil {
+		d.keeper.close()
+	}
 	if d.supervisor != nil {
 		d.supervisor.Close()
 	}
@@ -223,6 +237,9 @@ func (d *daemon) stop() error {
 	}
 	if d.loops != nil {
 		d.loops.Close()
+	}
+	if d.keeper != nil {
+		errs = append(errs, d.keeper.forget()) // while the cards are ours: their files are too
 	}
 	for i := len(d.nics) - 1; i >= 0; i-- {
 		errs = append(errs, d.nics[i].Release())

@@ -40,6 +40,23 @@ func TestTheTestsThatTheManualOfDeadPeersNamesExist(t *testing.T) {
 	}
 }
 
+func TestTheTestsThatTheManualOfTheSweepNamesExist(t *testing.T) {
+	text, err := os.ReadFile("../../docs/crash-sweep.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := testNames(t, "../..")
+	named := regexp.MustCompile("`(Test[A-Z][A-Za-z0-9]*)`").FindAllStringSubmatch(string(text), -1)
+	for _, m := range named {
+		if !there[m[1]] {
+			t.Errorf("the manual names %s, which is no test", m[1])
+		}
+	}
+	if len(named) < 12 {
+		t.Errorf("the manual names %d tests, want one for each claim", len(named))
+	}
+}
+
 // testNames are the test functions of the module.
 func testNames(t *testing.T, root string) map[string]bool {
 	t.Helper()

@@ -22,7 +22,7 @@ func socketFlag() cli.Flag {
 }
 
 func stateDirFlag() cli.Flag {
-	return &cli.StringFlag{Name: "state-dir", Usage: "remember the configuration of claimed cards in `DIR`",
+	return &cli.StringFlag{Name: "state-dir", Usage: "remember the configuration of claimed cards, and their connections, in `DIR`",
 		Value: netif.DefaultStateDir, EnvVars: []string{"APPLIANCE_STATE_DIR"}, TakesFile: true}
 }
 

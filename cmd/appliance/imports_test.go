@@ -17,7 +17,7 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"config/predict", "internal/connfilter", "internal/tcpinfo"},
+		"config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
 	"netif":          {"netif/frame"},
@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"stack":                 {"config", "netif/frame", "internal/tcpinfo", "stack/flow"},
 	"stack/conformance":     {}, // nothing but tests
 	"stack/stacktest":       {"stack"},
-	"stack/flow":            {"config", "netif/frame", "internal/tcpinfo"},
+	"stack/flow":            {"config", "netif/frame", "internal/journal", "internal/tcpinfo"},
 	"services":              {"config", "internal/tcpinfo"},
 	"services/admin":        {"services", "services/proxy"},
 	"services/diag":         {"config", "services"},
@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"services/servicestest": {"services", "internal/tcpinfo"},
 	"internal/tcpinfo":      {},
 	"internal/golden":       {},
+	"internal/journal":      {},
 	"internal/connfilter":   {},
 	"internal/lifecycle":    {},
 	"internal/lab":          {},

@@ -30,6 +30,10 @@ func (d *daemon) Status() admin.Status {
 		Loops:   d.loops.Stats(),
 		Table:   d.flows.Count.Map(),
 	}
+	if r, crashed := d.flows.Swept(); crashed {
+		s.Sweep = &admin.Sweep{Found: r.Found, Asked: r.Asked, Ended: r.Ended, Gone: r.Gone, Silent: r.Silent,
+			Skipped: r.Skipped, Left: r.Left, Took: r.Took, Over: r.Over}
+	}
 	for i, nic := range d.nics {
 		counters := byName(d.endpoints[i].Counters())
 		counters["acks_saved"], counters["acks_late"] = d.delays[i].Count.Saved.Load(), d.delays[i].Count.Late.Load()

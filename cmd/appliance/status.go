@@ -52,6 +52,9 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nTCP states: %s\n", counts(s.TCP))
+	if s.Sweep != nil {
+		fmt.Fprintln(w, sweepLine(s.Sweep))
+	}
 	for _, v := range s.Services {
 		if len(v.Counters.Ended) > 0 {
 			fmt.Fprintf(w, "%s ended: %s\n", v.Name, counts(v.Counters.Ended))
@@ -96,6 +99,16 @@ func writeInterfaces(w io.Writer, all []admin.Interface) error {
 	}
 	fmt.Fprintln(w)
 	return t.write(w)
+}
+
+// sweepLine tells what the start after a crash has done.
+func sweepLine(s *admin.Sweep) string {
+	line := fmt.Sprintf("Sweep after a crash: %s, %d peers asked: %d reset, %d knew already, %d silent; %d skipped",
+		count(s.Found, "connection"), s.Asked, s.Ended, s.Gone, s.Silent, s.Skipped)
+	if !s.Over {
+		return fmt.Sprintf("%s, %d left", line, s.Left)
+	}
+	return fmt.Sprintf("%s, took %v", line, s.Took.Round(time.Millisecond))
 }
 
 // flows are the counters of frames that went where they should.

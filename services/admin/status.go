@@ -25,6 +25,20 @@ type Status struct {
 	Refused    Refused            `json:"refused"`
 	Table      map[string]uint64  `json:"table"` // what the flow table did, by the names of flow.Counters
 	Loops      services.LoopStats `json:"loops"`
+	Sweep      *Sweep             `json:"sweep,omitempty"` // nil unless this run began after a crash
+}
+
+// Sweep is what has become of the connections that a crash has cut off.
+type Sweep struct {
+	Found   int           `json:"found"`   // in the journal
+	Asked   int           `json:"asked"`   // peers that were sent a segment
+	Ended   int           `json:"ended"`   // still believed in it, and were reset
+	Gone    int           `json:"gone"`    // knew already
+	Silent  int           `json:"silent"`  // did not answer
+	Skipped int           `json:"skipped"` // not ours any more, or its ports are in use again
+	Left    int           `json:"left"`    // not known yet
+	Took    time.Duration `json:"took_ns"` // since the first question
+	Over    bool          `json:"over"`
 }
 
 // Interface is one claimed network card.

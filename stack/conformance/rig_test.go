@@ -82,6 +82,7 @@ func (b *box) start(t *testing.T, host *lab.Host, policies map[string]config.Pol
 	}
 	delay.Start(b.card.Send)
 	flows.Start(b.card.Send)
+	flows.Own([6]byte(b.mac))
 	labtest.Close(t, b.card)
 	card := config.Interface{Name: "eth0", Addresses: []netip.Prefix{netip.PrefixFrom(box4, 24), netip.PrefixFrom(box6, 64)}}
 	b.Stack, err = stack.New(limit(t), stack.Options{

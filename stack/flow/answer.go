@@ -6,8 +6,9 @@ import (
 	"github.com/lastack/lastack/netif/frame"
 )
 
-// answer is an ACK without data that the table sends by itself.
+// answer is an ACK or a RST without data that the table sends by itself.
 type answer struct {
+	rst      bool // no ACK
 	seq, ack uint32
 	window   uint16
 	ts       bool
@@ -39,6 +40,9 @@ func (a *answer) tcp(p []byte, from, to uint16) int {
 		binary.BigEndian.PutUint32(p[28:], a.tsEcr)
 	}
 	p[12], p[13] = byte(size/4)<<4, ack
+	if a.rst {
+		p[13] = rst
+	}
 	binary.BigEndian.PutUint16(p[14:], a.window)
 	return size
 }

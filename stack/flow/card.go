@@ -44,6 +44,9 @@ func (c *Card) Start(send SendFunc) {
 	c.send.Store(&send)
 }
 
+// Own tells the card's own address, for what it sends before any frame has told.
+func (c *Card) Own(mac [6]byte) { c.own(mac[:]) }
+
 // Inbound implements frame.Filter.
 func (c *Card) Inbound(f *frame.Frame) frame.Verdict {
 	l, ok := frame.Parse(f.Net)
@@ -71,6 +74,9 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 	fl, slot := sh.find(&s.key, h)
 	if fl == nil && !s.is(syn|ack|rst|fin, syn) {
 		sh.mu.Unlock()
+		if t.sweep.n.Load() > 0 {
+			return t.hangUp(f, l, &s, now)
+		}
 		return frame.Pass
 	}
 	if !valid(f, l) {
@@ -85,6 +91,9 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 	if fl == nil {
 		t.greet(c, sh, f, &s, h, now)
 		sh.mu.Unlock()
+		if t.sweep.n.Load() > 0 {
+			t.sweep.hear(&s, now)
+		}
 		return frame.Pass
 	}
 	if fl.has(tagged) == f.Tagged && !s.is(rst, rst) {
@@ -146,6 +155,17 @@ func (f *Flow) reach(fr *frame.Frame) {
 	copy(f.mac[:], fr.Eth[6:12])
 	f.flags &^= tagged
 	f.vlan = 0
+	if fr.Tagged {
+		f.flags |= tagged
+		f.vlan = fr.VLAN
+	}
+}
+
+// leave notes how frames get to the peer.
+func (f *Flow) leave(c *Card, fr *frame.Frame) {
+	f.card = c.n
+	copy(f.mac[:], fr.Eth[:6])
+	c.own(fr.Eth[6:12])
 	if fr.Tagged {
 		f.flags |= tagged
 		f.vlan = fr.VLAN
@@ -390,13 +410,9 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 	}
 	if opening {
 		f.flags |= dialled
-		f.card = c.n
-		copy(f.mac[:], fr.Eth[:6])
-		c.own(fr.Eth[6:12])
-		if fr.Tagged {
-			f.flags |= tagged
-			f.vlan = fr.VLAN
-		}
+	}
+	if opening || f.has(blind) {
+		f.leave(c, fr)
 	}
 	if most := t.policy(f.policy).Retransmit.SynRetries; most > 0 && s.flags&syn != 0 && s.seq == f.iss &&
 		!f.state.synchronized() && int(f.synRetrans) >= most {

@@ -19,7 +19,7 @@ type Counters struct {
 	ICMP        atomic.Uint64 // ICMP errors dropped: about nothing that was sent, or with an MTU below the floor
 	BadSource   atomic.Uint64 // SYNs dropped that claim to come from a group or from nowhere
 	Challenges  atomic.Uint64 // ACKs sent in answer to what was dropped
-	Probes      atomic.Uint64 // keepalive segments sent because somebody asked
+	Probes      atomic.Uint64 // keepalive segments sent because somebody asked, or for a sweep
 }
 
 // Map names the counters as in listings.

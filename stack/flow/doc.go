@@ -13,6 +13,9 @@
 // that were never sent), the bounds of the closing states, and TIME-WAIT
 // itself: gVisor's endpoint goes at once, the Flow stays and answers.
 //
+// After a crash the Table knows nothing, but its peers do: Recall takes what a
+// journal has kept, and Sweep ends those connections at their peers.
+//
 // A Table owns one goroutine, which Close stops and waits for. Nothing here
 // blocks on the path of a frame; each shard of the table has its own lock.
 package flow

@@ -93,21 +93,23 @@ func (t *Table) ask(k *key, id uint64, now instant) (scale int8, sent bool) {
 	}
 	a := f.answer(now)
 	a.seq = f.sndUna - 1
-	card, mac, vlan := f.card, f.mac, -1
-	if f.has(tagged) {
-		vlan = int(f.vlan)
-	}
+	card, mac, isTagged, vlan := int(f.card), f.mac, f.has(tagged), f.vlan
 	scale = f.sndScale
 	sh.mu.Unlock()
+	return scale, t.put(card, mac, isTagged, vlan, k, &a)
+}
 
+// put sends a segment of the table's own to a peer. It is false for a card that
+// does not send.
+func (t *Table) put(card int, mac [6]byte, isTagged bool, vlan uint16, k *key, a *answer) bool {
 	cards := t.cards.Load()
-	if cards == nil || int(card) >= len(*cards) {
-		return 0, false
+	if cards == nil || card >= len(*cards) {
+		return false
 	}
 	c := (*cards)[card]
 	send, own := c.send.Load(), c.mac.Load()
 	if send == nil || own == nil {
-		return 0, false
+		return false
 	}
 	local, remote := k.localAddr(), k.remoteAddr()
 	var p []byte
@@ -119,14 +121,14 @@ func (t *Table) ask(k *key, id uint64, now instant) (scale int8, sent bool) {
 		p = a.packet6(local.Addr().AsSlice(), remote.Addr().AsSlice(), k.lport, k.rport)
 	}
 	eth := append(append([]byte(nil), mac[:]...), own[:]...)
-	if vlan >= 0 {
+	if isTagged {
 		eth = binary.BigEndian.AppendUint16(eth, frame.TypeVLAN)
-		eth = binary.BigEndian.AppendUint16(eth, uint16(vlan))
+		eth = binary.BigEndian.AppendUint16(eth, vlan)
 	}
 	eth = binary.BigEndian.AppendUint16(eth, kind)
 	t.Count.Probes.Add(1)
 	(*send)(frame.Header{}, eth, p)
-	return scale, true
+	return true
 }
 
 // answered takes any segment of the peer's as the answer it waits for.

@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/journal"
 )
 
 // threadTime is the CPU time of this thread: what other threads and a busy
@@ -70,4 +71,45 @@ func longestLocks(b *testing.B, n int) (insertion, batches time.Duration) {
 		b.Fatalf("%d flows are left", table.Len())
 	}
 	return insertion, batches
+}
+
+// A journal of a million connections: how long it takes in all to see whether it
+// has changed, and to go through it, in CPU time; and the longest that a frame
+// may wait for the lock of its shard meanwhile.
+func BenchmarkTheJournalOfAMillionConnections(b *testing.B) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	table := New(Options{Policies: map[string]config.Policy{"default": config.DefaultPolicy()}})
+	table.Card()
+	now := table.now()
+	for i := range uint32(1_000_000) {
+		var k key
+		binary.BigEndian.PutUint32(k.remote[12:], i)
+		sh, h := table.shard(&k)
+		f, _ := table.create(sh, &k, h, now)
+		f.enter(Established, now)
+	}
+	for b.Loop() {
+		begin := threadTime(b)
+		sets := table.Sets()
+		middle := threadTime(b)
+		n := 0
+		table.Journal(0, func(*journal.Conn) { n++ })
+		end := threadTime(b)
+		if n != 1_000_000 || sets[0].N != n {
+			b.Fatalf("the journal has %d connections, its set %d", n, sets[0].N)
+		}
+		b.ReportMetric(float64((middle-begin).Microseconds())/1e3, "sets-ms")
+		b.ReportMetric(float64((end-middle).Microseconds())/1e3, "journal-ms")
+		var longest time.Duration
+		var some [chunkSize]memo
+		for i := range table.shards {
+			for at, more := 0, true; more; at++ {
+				begin := threadTime(b)
+				_, more = table.shards[i].memos(at, now, &some)
+				longest = max(longest, threadTime(b)-begin)
+			}
+		}
+		b.ReportMetric(float64(longest.Nanoseconds())/1e3, "lock-µs")
+	}
 }

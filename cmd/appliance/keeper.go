@@ -1,0 +1,163 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/journal"
+	"github.com/lastack/lastack/netif"
+	"github.com/lastack/lastack/stack/flow"
+)
+
+// linkPatience is how long a sweep waits for cards that have no link yet: after
+// a power cut the appliance may be up before its switch.
+const linkPatience = 5 * time.Second
+
+// keeper keeps the journals of a daemon's cards while it runs, and sweeps what
+// a crash has left. It owns the goroutines that do so.
+type keeper struct {
+	d    *daemon
+	dir  string
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	written []flow.Set // what each card's journal tells; a Set of no journal is notWritten
+	failing []bool     // of each card: its journal could not be written, and that was said
+}
+
+// notWritten is the Set of nothing: the first look writes or removes the file.
+var notWritten = flow.Set{N: -1}
+
+// recall takes in what the last run has left about a card, if it has crashed.
+func (d *daemon) recall(n int, card config.Interface) {
+	now, err := journal.Now()
+	if err != nil {
+		d.log.Warn("the journal of connections is not used", "error", err)
+		return
+	}
+	j, err := journal.Load(d.journalDir(), card.Name, now)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		d.log.Warn("the journal of connections is not used: peers find out by themselves", "error", err)
+		return
+	}
+	d.log.Info("the last run has crashed with connections open: their peers will be told", "interface", card.Name,
+		"connections", j.Len(), "age", j.Age.Round(time.Millisecond))
+	d.flows.Recall(n, j, func(a netip.Addr) bool {
+		return slices.ContainsFunc(card.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
+	})
+}
+
+// journalDir is where the cards' files are, which Claim has made.
+func (d *daemon) journalDir() string { return cmp.Or(d.stateDir, netif.DefaultStateDir) }
+
+// keep begins to write the journals of a daemon that serves, and sweeps if there
+// is something to sweep.
+func keep(d *daemon) *keeper {
+	ctx, stop := context.WithCancel(context.Background())
+	k := &keeper{d: d, dir: d.journalDir(), stop: stop, written: slices.Repeat([]flow.Set{notWritten}, len(d.cards)),
+		failing: make([]bool, len(d.cards))}
+	k.wg.Go(func() { k.run(ctx) })
+	if _, crashed := d.flows.Swept(); crashed {
+		k.wg.Go(func() { k.sweep(ctx) })
+	}
+	return k
+}
+
+// close ends the goroutines and waits. The journals stay.
+func (k *keeper) close() {
+	k.stop()
+	k.wg.Wait()
+}
+
+// forget removes the journals: the end was no crash. It comes after close.
+func (k *keeper) forget() error {
+	var errs []error
+	for _, i := range k.d.cfg.Interfaces {
+		errs = append(errs, journal.Remove(k.dir, i.Name))
+	}
+	return errors.Join(errs...)
+}
+
+func (k *keeper) run(ctx context.Context) {
+	for {
+		size := k.look()
+		timer := time.NewTimer(journal.Pause(size, k.d.cfg.State.JournalInterval))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// look writes the journals of cards whose connections have changed, and returns
+// the size of all journals in bytes.
+func (k *keeper) look() (size int) {
+	for i, set := range k.d.flows.Sets() {
+		size += set.N * journal.RecordSize
+		if set == k.written[i] {
+			continue
+		}
+		err := k.write(i, set.N)
+		if err == nil {
+			k.written[i], k.failing[i] = set, false
+			continue
+		}
+		k.written[i] = notWritten
+		if !k.failing[i] { // once, not every second
+			k.failing[i] = true
+			k.d.log.Warn("the journal of connections is not kept: after a crash peers would not be told",
+				"interface", k.d.cfg.Interfaces[i].Name, "error", err)
+		}
+	}
+	return size
+}
+
+func (k *keeper) write(card, n int) error {
+	name := k.d.cfg.Interfaces[card].Name
+	if n == 0 {
+		return journal.Remove(k.dir, name)
+	}
+	now, err := journal.Now()
+	if err != nil {
+		return err
+	}
+	w, err := journal.Create(k.dir, name)
+	if err != nil {
+		return err
+	}
+	k.d.flows.Journal(card, w.Add)
+	return w.Commit(now)
+}
+
+func (k *keeper) sweep(ctx context.Context) {
+	for end := time.Now().Add(linkPatience); !k.linksUp() && time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	logSweep(k.d.log, k.d.flows.Sweep(ctx))
+}
+
+func (k *keeper) linksUp() bool {
+	return !slices.ContainsFunc(k.d.endpoints, func(e *netif.Endpoint) bool { return !e.Up() })
+}
+
+func logSweep(log *slog.Logger, r flow.SweepReport) {
+	log.Info("swept the connections of before the crash", "found", r.Found, "asked", r.Asked, "ended", r.Ended, "gone", r.Gone,
+		"silent", r.Silent, "skipped", r.Skipped, "took", r.Took.Round(time.Millisecond))
+}
