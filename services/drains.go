@@ -41,24 +41,28 @@ type place struct {
 func (v *Supervisor) find(name string) ([]place, error) {
 	if name == "" {
 		var all []place
-		for _, s := range v.services {
+		for _, s := range v.Services() {
 			all = append(all, place{service: s})
 		}
 		return all, nil
 	}
-	for _, s := range v.services {
+	var named []place
+	for _, s := range v.Services() {
 		if s.Name() == name {
-			return []place{{service: s}}, nil
+			named = []place{{service: s}} // the newest: one that retires may have had the name
 		}
 	}
-	service, addr, named := strings.Cut(name, "/")
-	if !named {
+	if named != nil {
+		return named, nil
+	}
+	service, addr, inOne := strings.Cut(name, "/")
+	if !inOne {
 		service, addr = "", name
 	}
 	if backend, err := netip.ParseAddrPort(addr); err == nil {
 		var all []place
-		for _, s := range v.services {
-			if b, ok := s.(BackendDrainer); ok && (!named || s.Name() == service) && b.HasBackend(backend) {
+		for _, s := range v.Services() {
+			if b, ok := s.(BackendDrainer); ok && (!inOne || s.Name() == service) && b.HasBackend(backend) {
 				all = append(all, place{service: s, backend: backend})
 			}
 		}
@@ -67,7 +71,7 @@ func (v *Supervisor) find(name string) ([]place, error) {
 		}
 	}
 	if id, err := strconv.ParseUint(name, 10, 64); err == nil {
-		for _, s := range v.services {
+		for _, s := range v.Services() {
 			if slices.ContainsFunc(s.Conns(), func(r Row) bool { return r.ID == id }) {
 				return []place{{service: s, conn: id}}, nil
 			}
@@ -78,7 +82,7 @@ func (v *Supervisor) find(name string) ([]place, error) {
 
 func (v *Supervisor) unknown(name string) error {
 	e := &TargetError{Name: name}
-	for _, s := range v.services {
+	for _, s := range v.Services() {
 		e.Services = append(e.Services, s.Name())
 		if b, ok := s.(BackendDrainer); ok {
 			for _, addr := range b.BackendAddrs() {
@@ -164,7 +168,7 @@ func each(places []place, f func(place) error) error {
 // Drains lists the drains of all services.
 func (v *Supervisor) Drains() []DrainRow {
 	rows := []DrainRow{}
-	for _, s := range v.services {
+	for _, s := range v.Services() {
 		rows = append(rows, s.Drains()...)
 	}
 	slices.SortStableFunc(rows, func(a, b DrainRow) int { return b.Began.Compare(a.Began) })
@@ -174,7 +178,7 @@ func (v *Supervisor) Drains() []DrainRow {
 // DrainReports are what the same drains left so far.
 func (v *Supervisor) DrainReports() []Report {
 	all := []Report{}
-	for _, s := range v.services {
+	for _, s := range v.Services() {
 		all = append(all, s.DrainReports()...)
 	}
 	slices.SortStableFunc(all, func(a, b Report) int { return b.Began.Compare(a.Began) })

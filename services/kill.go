@@ -92,7 +92,7 @@ func ask(c Conn) <-chan tcpinfo.Probe {
 
 // Kill ends the connection with the ID, whichever service has it.
 func (v *Supervisor) Kill(id uint64, how string) error {
-	for _, s := range v.services {
+	for _, s := range v.Services() {
 		if err := s.Kill(id, how); !errors.Is(err, ErrUnknown) {
 			return err
 		}
@@ -102,7 +102,7 @@ func (v *Supervisor) Kill(id uint64, how string) error {
 
 // Probe asks both sides of the connection with the ID, whichever service has it.
 func (v *Supervisor) Probe(ctx context.Context, id uint64) (Probed, error) {
-	for _, s := range v.services {
+	for _, s := range v.Services() {
 		if p, err := s.Probe(ctx, id); !errors.Is(err, ErrUnknown) {
 			return p, err
 		}

@@ -22,6 +22,7 @@ type Server struct {
 	loops   *Loops
 	log     *slog.Logger
 	open    OpenFunc
+	patient bool
 	proxies bool
 
 	phase  phaseVar
@@ -55,7 +56,7 @@ type OpenFunc func() (*Session, Runner)
 // NewServer makes a Server that isn't listening yet.
 func NewServer(c config.Service, p config.Policy, env Env, open OpenFunc) *Server {
 	s := &Server{
-		name: c.Name, kind: c.Type, network: env.Network, loops: env.Loops, log: env.Log, open: open,
+		name: c.Name, kind: c.Type, network: env.Network, loops: env.Loops, log: env.Log, open: open, patient: env.Patient,
 		proxies:  c.Type == "proxy",
 		ring:     endedRing{most: ledger(c.Ledger)},
 		idle:     make(chan struct{}, 1),
@@ -131,15 +132,13 @@ func (s *Server) Start() error {
 func (s *Server) listen() ([]*door, error) {
 	var doors []*door
 	for i, addr := range s.Addrs() {
-		l, err := s.network.Listen(addr, s.Settings().Service.Policy)
+		d, err := s.openDoor(addr, s.Settings().Service.Policy, i)
 		if err != nil {
 			for _, d := range doors {
 				err = errors.Join(err, d.listener.Close())
 			}
 			return nil, fmt.Errorf("start service %s on %s: %w", s.Name(), addr, err)
 		}
-		d := &door{server: s, listener: l}
-		d.Init(s.loops.At(i%s.loops.Len()), d)
 		doors = append(doors, d)
 	}
 	return doors, nil

@@ -70,4 +70,5 @@ type Env struct {
 	Network Network
 	Loops   *Loops
 	Log     *slog.Logger // nil is silent
+	Patient bool         // an address to listen on may be about to become free: wait for it
 }

@@ -3,6 +3,7 @@ package services
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,23 +11,60 @@ import (
 )
 
 // Supervisor starts Services in order, drains them together and closes them
-// in reverse order. It runs no goroutine but during Drain.
+// in reverse order. It runs no goroutine but during Drain and for each service
+// that retires.
 type Supervisor struct {
+	hurry    context.Context // of those that retire
+	hasten   context.CancelFunc
+	retiring sync.WaitGroup
+
+	mu       sync.Mutex // guards the rest
 	services []Service
-	mu       sync.Mutex // guards started
 	started  []Service
 }
 
 // NewSupervisor looks after the given services.
-func NewSupervisor(all ...Service) *Supervisor { return &Supervisor{services: all} }
+func NewSupervisor(all ...Service) *Supervisor {
+	v := &Supervisor{services: all}
+	v.hurry, v.hasten = context.WithCancel(context.Background())
+	return v
+}
 
-// Services are all of them, in order.
-func (v *Supervisor) Services() []Service { return v.services }
+// Services are all of them, in order; those that retire are among them until
+// their last connection has ended.
+func (v *Supervisor) Services() []Service {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.services)
+}
+
+// Add starts one more service.
+func (v *Supervisor) Add(s Service) error {
+	if err := s.Start(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.services, v.started = append(v.services, s), append(v.started, s)
+	return nil
+}
+
+// Retire drains a service and forgets it when its last connection has ended.
+func (v *Supervisor) Retire(s Service, how config.Drain) {
+	s.Withdraw(nil)
+	v.retiring.Go(func() {
+		s.Drain(v.hurry, how)
+		is := func(one Service) bool { return one == s }
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.services, v.started = slices.DeleteFunc(v.services, is), slices.DeleteFunc(v.started, is)
+	})
+}
 
 // Start starts the services in order. When one fails, those that were started
 // are closed again and the error says which.
 func (v *Supervisor) Start(ctx context.Context) error {
-	for _, s := range v.services {
+	for _, s := range v.Services() {
 		err := ctx.Err()
 		if err == nil {
 			err = s.Start()
@@ -48,8 +86,9 @@ func (v *Supervisor) Start(ctx context.Context) error {
 func (v *Supervisor) Drain(ctx context.Context, d config.Drain) Report {
 	begin := time.Now()
 	pause(ctx, d.Announce)
+	defer context.AfterFunc(ctx, v.hasten)()
 	v.mu.Lock()
-	started := v.started
+	started := slices.Clone(v.started)
 	v.mu.Unlock()
 	reports := make([]Report, len(started))
 	var running sync.WaitGroup
@@ -79,9 +118,11 @@ func (v *Supervisor) Close() {
 	started := v.started
 	v.started = nil
 	v.mu.Unlock()
+	v.hasten()
 	for i := len(started) - 1; i >= 0; i-- {
 		started[i].Close()
 	}
+	v.retiring.Wait()
 }
 
 func pause(ctx context.Context, d time.Duration) {

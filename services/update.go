@@ -84,6 +84,7 @@ func (s *Server) Update(c config.Service, p config.Policy) error {
 
 // openDoor listens on an address, also on one that is about to become free.
 func (s *Server) openDoor(addr netip.AddrPort, policy string, n int) (*door, error) {
+	patient := s.patient || s.Phase() >= Serving
 	for end := time.Now().Add(freeWithin); ; time.Sleep(10 * time.Millisecond) {
 		l, err := s.network.Listen(addr, policy)
 		if err == nil {
@@ -91,7 +92,7 @@ func (s *Server) openDoor(addr netip.AddrPort, policy string, n int) (*door, err
 			d.Init(s.loops.At(n%s.loops.Len()), d)
 			return d, nil
 		}
-		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+		if !patient || !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
 			return nil, err
 		}
 	}

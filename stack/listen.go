@@ -47,6 +47,7 @@ func (l *Listener) open() error {
 	if err != nil {
 		return toError(err)
 	}
+	ep.SocketOptions().SetReuseAddress(true) // beside connections of a listener that has gone
 	if err := ep.Bind(fullAddress(l.addr)); err != nil {
 		ep.Close()
 		return toError(err)

@@ -14,8 +14,6 @@ import (
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
-	"github.com/lastack/lastack/services/diag"
-	"github.com/lastack/lastack/services/proxy"
 	"github.com/lastack/lastack/stack"
 	"github.com/lastack/lastack/stack/flow"
 )
@@ -31,12 +29,15 @@ import (
 // the one that gives memory back (tidy) and the signs of life (manager). The
 // keeper has one that writes the journals, and after a crash one that sweeps.
 type daemon struct {
-	cfg      *config.Config
+	cfg      atomic.Pointer[config.Config] // that is in force
 	log      *slog.Logger
 	stateDir string
 	started  time.Time
 	draining atomic.Bool
 	askStop  func() // as SIGTERM
+
+	reloading sync.Mutex                // held while the configuration changes; guards the next
+	retired   map[services.Service]bool // those that a reload has taken out
 
 	nics       []*netif.NIC
 	gate       stack.Gate
@@ -51,19 +52,22 @@ type daemon struct {
 	keeper     *keeper // nil without a journal
 }
 
+// conf is the configuration that is in force.
+func (d *daemon) conf() *config.Config { return d.cfg.Load() }
+
 // start takes the cards and serves. After an error stop undoes what was done.
 func (d *daemon) start(ctx context.Context) error {
-	if socket := d.cfg.Admin.Socket; socket != "" {
+	if socket := d.conf().Admin.Socket; socket != "" {
 		if err := admin.Free(socket); err != nil { // before anything is touched
 			return err
 		}
 	}
-	d.flows = flow.New(flow.Options{Policies: d.cfg.Policies})
+	d.flows = flow.New(flow.Options{Policies: d.conf().Policies})
 	links, err := d.openCards()
 	if err != nil {
 		return err
 	}
-	d.stack, err = stack.New(ctx, stack.Options{Config: d.cfg, Links: links, Gate: &d.gate, Flows: d.flows, Log: d.log})
+	d.stack, err = stack.New(ctx, stack.Options{Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Log: d.log})
 	if err != nil {
 		return err
 	}
@@ -79,12 +83,12 @@ func (d *daemon) start(ctx context.Context) error {
 	for _, s := range all {
 		d.log.Info("serving", "service", s.Name(), "type", s.Type(), "listen", s.Addrs())
 	}
-	if socket := d.cfg.Admin.Socket; socket != "" {
+	if socket := d.conf().Admin.Socket; socket != "" {
 		if d.admin, err = admin.Serve(socket, d, d.log); err != nil {
 			return err
 		}
 	}
-	if d.cfg.State.Journal {
+	if d.conf().State.Journal {
 		d.keeper = keep(d)
 	}
 	return nil
@@ -92,8 +96,8 @@ func (d *daemon) start(ctx context.Context) error {
 
 // openCards claims the cards and starts their endpoints, all of them or an error.
 func (d *daemon) openCards() ([]stack.Link, error) {
-	links := make([]stack.Link, 0, len(d.cfg.Interfaces))
-	for _, i := range d.cfg.Interfaces {
+	links := make([]stack.Link, 0, len(d.conf().Interfaces))
+	for _, i := range d.conf().Interfaces {
 		nic, err := netif.Claim(i.Name, netif.ClaimOptions{StateDir: d.stateDir, MTU: i.MTU, Log: d.log})
 		if err != nil {
 			return nil, err
@@ -101,7 +105,7 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 		d.nics = append(d.nics, nic)
 		delay, card := stack.NewAckDelay(), d.flows.Card()
 		card.Own([6]byte(nic.MAC()))
-		if d.cfg.State.Journal {
+		if d.conf().State.Journal {
 			d.recall(len(d.cards), i)
 		}
 		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: stack.Filters{&d.gate, card, delay}, Log: d.log})
@@ -118,15 +122,10 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 }
 
 func (d *daemon) makeServices() ([]services.Service, error) {
-	env := services.Env{Network: network{d.stack}, Loops: d.loops, Log: d.log}
-	all := make([]services.Service, 0, len(d.cfg.Services))
-	for _, s := range d.cfg.Services {
-		policy := d.cfg.Policies[s.Policy]
-		if s.Type == "proxy" {
-			all = append(all, proxy.New(s, policy, env))
-			continue
-		}
-		one, err := diag.New(s, policy, env)
+	conf := d.conf()
+	all := make([]services.Service, 0, len(conf.Services))
+	for _, c := range conf.Services {
+		one, err := d.makeService(c, conf.Policies[c.Policy])
 		if err != nil {
 			return nil, err
 		}
@@ -147,11 +146,11 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	done := make(chan struct{})
 	var progress sync.WaitGroup
 	progress.Go(func() { d.logProgress(done) })
-	report := d.supervisor.Drain(stop.hurry, d.cfg.Drain.For("shutdown"))
+	report := d.supervisor.Drain(stop.hurry, d.conf().Drain.For("shutdown"))
 	close(done)
 	progress.Wait()
 
-	ctx, end := context.WithTimeout(stop.quit, d.cfg.Drain.For("shutdown").FinGrace)
+	ctx, end := context.WithTimeout(stop.quit, d.conf().Drain.For("shutdown").FinGrace)
 	defer end()
 	if n := d.stack.Settle(ctx); n > 0 {
 		d.log.Warn("some FINs stayed unacknowledged", "connections", n)
@@ -168,7 +167,7 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 
 // stopTime is the most that drain and stop may take.
 func (d *daemon) stopTime() time.Duration {
-	how := d.cfg.Drain.For("shutdown")
+	how := d.conf().Drain.For("shutdown")
 	return how.Announce + how.Max + how.FinGrace + 5*time.Second // what settles, and the cards
 }
 

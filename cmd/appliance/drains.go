@@ -18,7 +18,7 @@ import (
 // says itself.
 func (d *daemon) how(o admin.DrainOrder) func(cause string) config.Drain {
 	return func(cause string) config.Drain {
-		how := d.cfg.Drain.For(cause)
+		how := d.conf().Drain.For(cause)
 		if o.Deadline > 0 {
 			how.Deadline = o.Deadline
 			how.Max = max(how.Max, o.Deadline+how.FinGrace)

@@ -83,7 +83,7 @@ func (k *keeper) close() {
 // forget removes the journals: the end was no crash. It comes after close.
 func (k *keeper) forget() error {
 	var errs []error
-	for _, i := range k.d.cfg.Interfaces {
+	for _, i := range k.d.conf().Interfaces {
 		errs = append(errs, journal.Remove(k.dir, i.Name))
 	}
 	return errors.Join(errs...)
@@ -92,7 +92,7 @@ func (k *keeper) forget() error {
 func (k *keeper) run(ctx context.Context) {
 	for {
 		size := k.look()
-		timer := time.NewTimer(journal.Pause(size, k.d.cfg.State.JournalInterval))
+		timer := time.NewTimer(journal.Pause(size, k.d.conf().State.JournalInterval))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -119,14 +119,14 @@ func (k *keeper) look() (size int) {
 		if !k.failing[i] { // once, not every second
 			k.failing[i] = true
 			k.d.log.Warn("the journal of connections is not kept: after a crash peers would not be told",
-				"interface", k.d.cfg.Interfaces[i].Name, "error", err)
+				"interface", k.d.conf().Interfaces[i].Name, "error", err)
 		}
 	}
 	return size
 }
 
 func (k *keeper) write(card, n int) error {
-	name := k.d.cfg.Interfaces[card].Name
+	name := k.d.conf().Interfaces[card].Name
 	if n == 0 {
 		return journal.Remove(k.dir, name)
 	}

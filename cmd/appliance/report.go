@@ -24,7 +24,7 @@ func (d *daemon) Status() admin.Status {
 		phase = "draining"
 	}
 	s := admin.Status{
-		Version: version, PID: os.Getpid(), Config: d.cfg.File, Started: d.started, Phase: phase,
+		Version: version, PID: os.Getpid(), Config: d.conf().File, Started: d.started, Phase: phase,
 		Threads: runtime.GOMAXPROCS(0), Memory: resident(), Goroutines: runtime.NumGoroutine(), TCP: d.stack.States(),
 		Refused: admin.Refused{Reset: d.gate.Count.Reset.Load(), Ignored: d.gate.Count.Ignored.Load()},
 		Loops:   d.loops.Stats(),
@@ -39,12 +39,12 @@ func (d *daemon) Status() admin.Status {
 		counters["acks_saved"], counters["acks_late"] = d.delays[i].Count.Saved.Load(), d.delays[i].Count.Late.Load()
 		s.Interfaces = append(s.Interfaces, admin.Interface{
 			Name: nic.Name(), Up: d.endpoints[i].Up(), MAC: nic.MAC().String(), MTU: nic.MTU(), Driver: nic.Driver(),
-			Guard: nic.Guard(), Addresses: d.cfg.Interfaces[i].Addresses, Counters: counters,
+			Guard: nic.Guard(), Addresses: d.conf().Interfaces[i].Addresses, Counters: counters,
 		})
 	}
-	for i, one := range d.supervisor.Services() {
+	for _, one := range d.supervisor.Services() {
 		row := admin.Service{
-			Name: one.Name(), Type: one.Type(), Policy: d.cfg.Services[i].Policy, Phase: one.Phase().String(),
+			Name: one.Name(), Type: one.Type(), Policy: one.Settings().Service.Policy, Phase: one.Phase().String(),
 			Listen: one.Addrs(), Counters: one.Counters(),
 		}
 		if p, ok := one.(*proxy.Proxy); ok {

@@ -57,7 +57,8 @@ func runAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{cfg: cfg, log: log, stateDir: c.String("state-dir"), started: time.Now()}
+	d := &daemon{log: log, retired: make(map[services.Service]bool), stateDir: c.String("state-dir"), started: time.Now()}
+	d.cfg.Store(cfg)
 	err = serve(c.Context, d)
 	if failed := profile(); failed != nil {
 		log.Warn("the profile is not whole", "error", failed)
@@ -83,12 +84,12 @@ func serve(parent context.Context, d *daemon) error {
 		}
 		return err
 	}
-	d.log.Info("ready", "version", version, "config", d.cfg.File, "services", len(d.cfg.Services),
+	d.log.Info("ready", "version", version, "config", d.conf().File, "services", len(d.conf().Services),
 		"threads", runtime.GOMAXPROCS(0), "took", time.Since(d.started).Round(time.Millisecond))
 	manager := newManager(d.log)
 	defer manager.close()
-	manager.ready(ctx, fmt.Sprintf("serving %d services", len(d.cfg.Services)), d.loops.Turn)
-	<-stop.asked.Done()
+	manager.ready(ctx, serving(d.conf()), d.loops.Turn)
+	d.untilAsked(stop, manager)
 	manager.stopping(d.stopTime())
 	report := d.drain(stop)
 	if err := d.stop(); err != nil {
@@ -96,6 +97,22 @@ func serve(parent context.Context, d *daemon) error {
 	}
 	d.log.Info("bye", "clean", report.Clean, "reset", report.Reset, "unacked", report.Unacked)
 	return status(report)
+}
+
+// untilAsked returns when the process is asked to stop, and reloads meanwhile.
+func (d *daemon) untilAsked(stop *stopSignals, m *manager) {
+	for {
+		select {
+		case <-stop.asked.Done():
+			return
+		case <-stop.reload:
+			m.reloading()
+			if _, err := d.Reload(); err != nil {
+				d.log.Error("SIGHUP: " + err.Error())
+			}
+			m.say(serving(d.conf()))
+		}
+	}
 }
 
 func status(r services.Report) error {

@@ -16,6 +16,7 @@ type stopSignals struct {
 	hurry context.Context // the second one: the drain's deadline is now
 	quit  context.Context // SIGQUIT: reset what is left
 
+	reload  chan struct{} // capacity 1: SIGHUP
 	arrived chan os.Signal
 	done    chan struct{}
 	wg      sync.WaitGroup
@@ -24,7 +25,7 @@ type stopSignals struct {
 
 // watchSignals takes over the process's signals until close.
 func watchSignals(parent context.Context, log *slog.Logger) *stopSignals {
-	s := &stopSignals{arrived: make(chan os.Signal, 8), done: make(chan struct{})}
+	s := &stopSignals{reload: make(chan struct{}, 1), arrived: make(chan os.Signal, 8), done: make(chan struct{})}
 	derive := func(ctx context.Context) context.Context {
 		ctx, cancel := context.WithCancel(ctx)
 		s.cancel = append(s.cancel, cancel)
@@ -57,7 +58,10 @@ func (s *stopSignals) watch(log *slog.Logger) {
 		switch {
 		case sig == syscall.SIGPIPE:
 		case sig == syscall.SIGHUP:
-			log.Warn("SIGHUP is ignored: a changed configuration is read at the next start")
+			select {
+			case s.reload <- struct{}{}:
+			default: // one is about to begin, and will see the same file
+			}
 		case sig == syscall.SIGQUIT:
 			log.Warn("SIGQUIT: resetting what is left")
 			s.raise(3)

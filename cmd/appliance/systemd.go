@@ -8,6 +8,7 @@ import (
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/lastack/lastack/config"
 )
 
 // manager tells the service manager how the daemon is (sd_notify(3)). Without
@@ -38,8 +39,8 @@ func (m *manager) say(state string) {
 
 // ready tells that the daemon serves, and begins to give signs of life for as
 // long as alive returns in time.
-func (m *manager) ready(ctx context.Context, status string, alive func(context.Context) error) {
-	m.say(systemd.SdNotifyReady + "\nSTATUS=" + status)
+func (m *manager) ready(ctx context.Context, state string, alive func(context.Context) error) {
+	m.say(state)
 	if m.every <= 0 {
 		return
 	}
@@ -66,6 +67,16 @@ func (m *manager) ready(ctx context.Context, status string, alive func(context.C
 			}
 		}
 	})
+}
+
+// serving is the state of a daemon that serves.
+func serving(c *config.Config) string {
+	return fmt.Sprintf("%s\nSTATUS=serving %d services", systemd.SdNotifyReady, len(c.Services))
+}
+
+// reloading tells that the configuration is read again; serving ends that.
+func (m *manager) reloading() {
+	m.say(systemd.SdNotifyReloading + "\n" + systemd.SdNotifyMonotonicUsec())
 }
 
 // stopping tells that the daemon drains and may need so much longer to end.

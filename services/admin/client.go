@@ -110,6 +110,20 @@ func (c *Client) Undrain(ctx context.Context, target string) error {
 	return c.ask(ctx, http.MethodPost, "/v1/undrain?"+url.Values{"target": {target}}.Encode(), nil)
 }
 
+// Reload puts the configuration file's difference in force.
+func (c *Client) Reload(ctx context.Context) (ConfigDiff, error) {
+	var d ConfigDiff
+	err := c.ask(ctx, http.MethodPost, "/v1/reload", &d)
+	return d, err
+}
+
+// ConfigDiff asks what Reload would do.
+func (c *Client) ConfigDiff(ctx context.Context) (ConfigDiff, error) {
+	var d ConfigDiff
+	err := c.get(ctx, "/v1/config/diff", &d)
+	return d, err
+}
+
 // Stop makes the daemon drain and end.
 func (c *Client) Stop(ctx context.Context) error { return c.ask(ctx, http.MethodPost, "/v1/stop", nil) }
 

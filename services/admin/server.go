@@ -109,15 +109,12 @@ func routes(src Source) http.Handler {
 	mux.HandleFunc("GET /v1/drain", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Drains()) })
 	mux.HandleFunc("GET /v1/drain/report", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.DrainReports()) })
 	mux.HandleFunc("GET /v1/drain/plan", withOrder(func(w http.ResponseWriter, o DrainOrder) {
-		p, err := src.DrainPlan(o)
-		if err != nil {
-			refuse(w, err)
-			return
-		}
-		reply(w, p)
+		replyOr(w, func() (DrainPlan, error) { return src.DrainPlan(o) })
 	}))
 	mux.HandleFunc("POST /v1/drain", withOrder(func(w http.ResponseWriter, o DrainOrder) { done(w, src.Drain(o)) }))
 	mux.HandleFunc("POST /v1/undrain", func(w http.ResponseWriter, r *http.Request) { done(w, src.Undrain(r.FormValue("target"))) })
+	mux.HandleFunc("GET /v1/config/diff", func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.ConfigDiff) })
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.Reload) })
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
 		done(w, src.Stop())
 	})
@@ -138,6 +135,16 @@ func withOrder(f func(http.ResponseWriter, DrainOrder)) http.HandlerFunc {
 		}
 		f(w, o)
 	}
+}
+
+// replyOr answers with what f gives, or its error.
+func replyOr[T any](w http.ResponseWriter, f func() (T, error)) {
+	v, err := f()
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	reply(w, v)
 }
 
 // done answers an order that has no result.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/proxy"
 )
@@ -88,9 +89,24 @@ type Source interface {
 	DrainPlan(o DrainOrder) (DrainPlan, error)
 	Drains() []services.DrainRow
 	DrainReports() []services.Report
+	// Reload puts the file's difference in force, ConfigDiff only tells it.
+	Reload() (ConfigDiff, error)
+	ConfigDiff() (ConfigDiff, error)
 	// Stop makes the daemon drain and end, as SIGTERM does; an error says that
 	// it does so already.
 	Stop() error
+}
+
+// ConfigDiff is what differs between the file and what is in force.
+type ConfigDiff struct {
+	File    string         `json:"file"`
+	Changes []ConfigChange `json:"changes"`
+}
+
+// ConfigChange is one of the differences.
+type ConfigChange struct {
+	config.Change
+	Connections int `json:"connections"` // live ones of the service or policy
 }
 
 // DrainOrder asks for a drain.

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lastack/lastack/internal/lab/labtest"
+)
+
+// Reloads under load that change timeouts, policies, backends and other services
+// by turns: no request fails, no connection of an unchanged service is touched.
+func TestReloadsUnderLoadAndNoRequestFails(t *testing.T) {
+	r := newRig(t, nil)
+	for _, addr := range []string{"10.0.0.21:80", "10.0.0.22:80"} {
+		labtest.Web(t, r.backend, addr)
+	}
+	conf := func(i int) string {
+		backends := []string{`"10.0.0.21:80", "10.0.0.22:80"`, `"10.0.0.22:80"`, `"10.0.0.21:80"`, `"10.0.0.22:80", "10.0.0.21:80"`}
+		text := fmt.Sprintf(`policies: {web: {half_close: %ds}}
+services:
+  web: {type: proxy, listen: "wan0:80", backends: [%s], policy: web, connect_timeout: %ds, max_conns: %d}
+  echo: {type: echo, listen: "wan0:7"}
+`, 60+i, backends[i%4], 1+i%5, 1000+i)
+		if i%3 == 1 {
+			text += `  discard: {type: discard, listen: ["wan0:9", "wan0:10"]}` + "\n"
+		}
+		return text + "drain: {deadline: 200ms, fin_grace: 1s}\n"
+	}
+	r.configure(conf(0))
+	p := r.start()
+	untouched := r.dial("192.0.2.10:7")
+	exchange(t, untouched, "before\n", "before\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := r.browse(ctx, 8)
+	rounds := 50
+	if testing.Short() {
+		rounds = 8
+	}
+	for i := 1; i <= rounds; i++ {
+		r.configure(conf(i))
+		if i%2 == 0 {
+			p.signal(syscall.SIGHUP)
+			eventually(t, 5*time.Second, "SIGHUP reloads", func() bool {
+				d, err := r.admin.ConfigDiff(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return len(d.Changes) == 0
+			})
+			continue
+		}
+		if stdout, stderr, code := r.run("reload"); code != exitOK || !strings.Contains(stdout, "in force") {
+			t.Fatalf("reload %d: status %d, %s%s", i, code, stdout, stderr)
+		}
+	}
+	cancel()
+	requests, failures, first := done()
+	t.Logf("%d requests during %d reloads", requests, rounds)
+	if failures > 0 || requests < int64(rounds) {
+		t.Errorf("%d of %d requests failed, the first: %v", failures, requests, first)
+	}
+	exchange(t, untouched, "after\n", "after\n")
+	polite(t, untouched)
+	p.stop()
+}
+
+func TestAReloadChangesWhatItSaysAndNothingElse(t *testing.T) {
+	r := newRig(t, nil)
+	labtest.Web(t, r.backend, "10.0.0.21:80")
+	const services = `services:
+  web: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80"], policy: p}
+  echo: {type: echo, listen: "wan0:7"}
+`
+	r.configure("policies: {p: {half_close: 4m}}\n" + services)
+	p := r.start()
+	web, echo := r.dial("192.0.2.10:80"), r.dial("192.0.2.10:7")
+	get(t, web)
+	exchange(t, echo, "one\n", "one\n")
+
+	stdout, stderr, code := r.run("config", "diff")
+	if code != exitOK || !strings.Contains(stdout, "nothing changes") {
+		t.Errorf("diff of nothing: status %d, %s%s", code, stdout, stderr)
+	}
+	// What is wrong, or needs a restart, changes nothing.
+	for _, wrong := range []struct{ text, want string }{
+		{"policies: {p: {half_close: 4m}}\nservices:\n  web: {type: proxy, listne: x}\n", "appliance.yaml:6:22"},
+		{"policies: {p: {half_close: 4m}}\n" + services + "state: {journal: off}\n", "state.journal changes, which needs a restart"},
+	} {
+		r.configure(wrong.text)
+		if _, stderr, code := r.run("reload"); code == exitOK || !strings.Contains(stderr, wrong.want) {
+			t.Errorf("status %d, %q; want %q", code, stderr, wrong.want)
+		}
+		exchange(t, echo, "two\n", "two\n")
+	}
+	// echo gives way to discard at its place, and moves; web's policy changes.
+	r.configure(`policies: {p: {half_close: 3m}}
+services:
+  web: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80"], policy: p}
+  echo: {type: echo, listen: "wan0:8"}
+  discard: {type: discard, listen: "wan0:7"}
+`)
+	stdout, stderr, code = r.run("config", "diff")
+	if code != exitOK {
+		t.Errorf("diff: status %d, %s", code, stderr)
+	}
+	contains(t, "the diff", stdout, "- policies.p.half_close: 4m", "+ policies.p.half_close: 3m", "1 live connection",
+		"- services.echo.listen: ['wan0:7']", "+ services.echo.listen: ['wan0:8']", "+ services.discard.type: discard", "to come")
+	if _, stderr, code := r.run("reload"); code != exitOK {
+		t.Fatalf("reload: status %d, %s", code, stderr)
+	}
+	exchange(t, echo, "three\n", "three\n") // the connection has stayed, its listener has gone
+	moved := r.dial("192.0.2.10:8")
+	exchange(t, moved, "here\n", "here\n")
+	other := r.dial("192.0.2.10:7")
+	if _, err := other.Write([]byte("nobody answers\n")); err != nil {
+		t.Error(err)
+	}
+	if err := other.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := other.Read(make([]byte, 10)); n > 0 || !os.IsTimeout(err) {
+		t.Errorf("discard answers with %d bytes, %v", n, err)
+	}
+	get(t, web)
+
+	// A service that is removed drains: its quiet connection ends, its place is free.
+	r.configure("policies: {p: {half_close: 3m}}\n" + `services:
+  web: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80"], policy: p}
+`)
+	ended := polite(t, moved)
+	for _, c := range []interface{ Close() error }{echo, other} {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, stderr, code := r.run("reload"); code != exitOK {
+		t.Fatalf("reload: status %d, %s", code, stderr)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("a client of the removed service saw %v", err)
+	}
+	eventually(t, 5*time.Second, "the removed services are gone", func() bool {
+		s, err := r.admin.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(s.Services) == 1
+	})
+	if c, err := r.client.Dial(t.Context(), "tcp", "192.0.2.10:8"); err == nil {
+		t.Errorf("somebody still listens there: %v", c.Close())
+	}
+	get(t, web)
+	polite(t, web)
+	p.stop()
+}
+
+// get asks for a page on a connection that is kept.
+func get(t *testing.T, c net.Conn) {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("got %s, %v", res.Status, err)
+	}
+}
