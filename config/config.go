@@ -9,6 +9,7 @@ import (
 // Config is one whole configuration, checked and with defaults filled in.
 type Config struct {
 	File       string            // path it was read from, "" for a reader
+	Text       []byte            // as it stands in the file
 	Interfaces []Interface       // in the order of the file
 	Policies   map[string]Policy // always holds "default"
 	Services   []Service         // in the order of the file

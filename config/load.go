@@ -41,7 +41,7 @@ func read(path string) ([]byte, error) {
 // an Errors with everything that is wrong.
 func Parse(name string, data []byte) (*Config, error) {
 	p := &parser{file: name}
-	c := &Config{File: name}
+	c := &Config{File: name, Text: data}
 	if root := p.document(data); root != nil {
 		p.config(c, value{p: p, node: root})
 	}

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strconv"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,24 +26,153 @@ func reloadCommand() *cli.Command {
 }
 
 func configCommand() *cli.Command {
+	confirm := &cli.DurationFlag{Name: "confirm", Usage: "take the change back after `TIME` unless `appliance config confirm` comes"}
 	return &cli.Command{
-		Name: "config", Usage: "compare the configuration file with what is in force", Action: noCommand,
-		Subcommands: []*cli.Command{{
-			Name: "diff", Usage: "tell what a reload would change, and for how many connections",
-			Flags: []cli.Flag{socketFlag(), jsonFlag()}, Action: configDiffAction,
-		}},
+		Name: "config", Usage: "see and change the configuration that is in force", Action: noCommand,
+		Subcommands: []*cli.Command{
+			{
+				Name: "show", Usage: "show the configuration that is in force, or one of the history", ArgsUsage: "[NUMBER]",
+				Flags: []cli.Flag{socketFlag()}, Action: configShowAction,
+			},
+			{
+				Name: "diff", Usage: "tell what a reload would change, and for how many connections",
+				Flags: []cli.Flag{socketFlag(), jsonFlag()}, Action: configDiffAction,
+			},
+			{
+				Name: "apply", Usage: "put a file in force and make it the appliance's own (- is standard input)", ArgsUsage: "FILE",
+				Description: "A file that is wrong, or changes what needs a restart, changes nothing. With\n" +
+					"--confirm the appliance's file is written only when the change is confirmed:\n" +
+					"no confirmation, a crash or a restart take it back.",
+				Flags: []cli.Flag{socketFlag(), jsonFlag(), confirm}, Action: configApplyAction,
+			},
+			{
+				Name: "confirm", Usage: "keep the change that waits for it",
+				Flags: []cli.Flag{socketFlag()}, Action: configConfirmAction,
+			},
+			{
+				Name: "history", Usage: "list the configurations that were in force",
+				Flags: []cli.Flag{socketFlag(), jsonFlag()}, Action: configHistoryAction,
+			},
+			{
+				Name: "rollback", Usage: "put a configuration of the history in force again", ArgsUsage: "[NUMBER]",
+				Description: "Without NUMBER it takes the change back that waits for its confirmation.",
+				Flags:       []cli.Flag{socketFlag(), jsonFlag(), confirm}, Action: configRollbackAction,
+			},
+		},
 	}
 }
 
-func reloadAction(c *cli.Context) error {
-	diff, err := admin.NewClient(c.String("socket")).Reload(c.Context)
+// numberArg is the command's argument, 0 without one.
+func numberArg(c *cli.Context) (int, error) {
+	text := c.Args().First()
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return 0, usageErr{fmt.Errorf("%q is no number of a configuration: see `appliance config history`", text)}
+	}
+	return n, nil
+}
+
+func confirmTime(c *cli.Context) (time.Duration, error) {
+	d := c.Duration("confirm")
+	if d < 0 || d > 24*time.Hour || d > 0 && d < time.Second {
+		return 0, usageErr{fmt.Errorf("--confirm %s: allowed are 1s to 24h", d)}
+	}
+	return d, nil
+}
+
+func configShowAction(c *cli.Context) error {
+	n, err := numberArg(c)
+	if err != nil {
+		return err
+	}
+	text, err := admin.NewClient(c.String("socket")).ConfigText(c.Context, n)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(c.App.Writer, text)
+	return err
+}
+
+func configApplyAction(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usageErr{errors.New("name the file to apply, or - for standard input")}
+	}
+	confirm, err := confirmTime(c)
+	if err != nil {
+		return err
+	}
+	name := c.Args().First()
+	var text []byte
+	if name == "-" {
+		text, err = io.ReadAll(c.App.Reader)
+	} else {
+		text, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return err
+	}
+	client := admin.NewClient(c.String("socket"))
+	diff, err := client.ApplyConfig(c.Context, name, text, confirm)
+	return tellChange(c, diff, err, confirm)
+}
+
+func configRollbackAction(c *cli.Context) error {
+	n, err := numberArg(c)
+	if err != nil {
+		return err
+	}
+	confirm, err := confirmTime(c)
+	if err != nil {
+		return err
+	}
+	diff, err := admin.NewClient(c.String("socket")).RollbackConfig(c.Context, n, confirm)
+	return tellChange(c, diff, err, confirm)
+}
+
+// tellChange shows what has changed, and until when it must be confirmed.
+func tellChange(c *cli.Context, diff admin.ConfigDiff, err error, confirm time.Duration) error {
+	switch {
+	case err != nil:
+		return err
+	case c.Bool("json"):
+		return writeJSON(c, diff)
+	}
+	if err := writeDiff(c.App.Writer, diff, "in force"); err != nil || confirm == 0 {
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "confirm within %s (`appliance config confirm`), or it is taken back\n", span(confirm))
+	return err
+}
+
+func configConfirmAction(c *cli.Context) error {
+	if err := admin.NewClient(c.String("socket")).ConfirmConfig(c.Context); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(c.App.Writer, "confirmed")
+	return err
+}
+
+func configHistoryAction(c *cli.Context) error {
+	all, err := admin.NewClient(c.String("socket")).ConfigHistory(c.Context)
 	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
-		return writeJSON(c, diff)
+		return writeJSON(c, all)
 	}
-	return writeDiff(c.App.Writer, diff, "in force")
+	t := newTable("NUMBER", "IN FORCE SINCE", "BY")
+	for _, e := range all {
+		t.row(fmt.Sprint(e.Number), e.Time.Local().Format(time.DateTime), e.Cause)
+	}
+	return t.write(c.App.Writer)
+}
+
+func reloadAction(c *cli.Context) error {
+	diff, err := admin.NewClient(c.String("socket")).Reload(c.Context)
+	return tellChange(c, diff, err, 0)
 }
 
 func configDiffAction(c *cli.Context) error {

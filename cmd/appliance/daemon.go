@@ -36,8 +36,9 @@ type daemon struct {
 	draining atomic.Bool
 	askStop  func() // as SIGTERM
 
-	reloading sync.Mutex                // held while the configuration changes; guards the next
+	reloading sync.Mutex                // held while the configuration changes; guards the rest
 	retired   map[services.Service]bool // those that a reload has taken out
+	pending   *pending                  // nil if no change waits for its confirmation
 
 	nics       []*netif.NIC
 	gate       stack.Gate

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/history"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
 )
@@ -119,12 +120,7 @@ func saveReport(stateDir string, r services.Report) error {
 	if err := os.MkdirAll(stateDir, 0o755); err != nil {
 		return fmt.Errorf("save the drain report: %w", err)
 	}
-	file := reportFile(stateDir)
-	tmp := file + ".new"
-	if err := os.WriteFile(tmp, append(text, '\n'), 0o600); err != nil {
-		return fmt.Errorf("save the drain report: %w", err)
-	}
-	if err := os.Rename(tmp, file); err != nil {
+	if err := history.Replace(reportFile(stateDir), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save the drain report: %w", err)
 	}
 	return nil

@@ -17,7 +17,7 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
+		"internal/history", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
 	"netif":          {"netif/frame"},
@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"stack/stacktest":       {"stack"},
 	"stack/flow":            {"config", "netif/frame", "internal/journal", "internal/tcpinfo"},
 	"services":              {"config", "internal/tcpinfo"},
-	"services/admin":        {"services", "services/proxy"},
+	"services/admin":        {"config", "services", "services/proxy", "internal/history"},
 	"services/diag":         {"config", "services"},
 	"services/proxy":        {"config", "services"},
 	"services/servicestest": {"services", "internal/tcpinfo"},
@@ -37,6 +37,7 @@ var allowed = map[string][]string{
 	"internal/journal":      {},
 	"internal/connfilter":   {},
 	"internal/lifecycle":    {},
+	"internal/history":      {},
 	"internal/lab":          {},
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},

@@ -3,10 +3,15 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/history"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
 	"github.com/lastack/lastack/services/diag"
@@ -19,12 +24,106 @@ import (
 func (d *daemon) Reload() (admin.ConfigDiff, error) {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
-	if d.draining.Load() {
-		return admin.ConfigDiff{}, errDraining
-	}
 	next, err := config.Load(d.conf().File)
 	if err != nil {
 		return admin.ConfigDiff{}, fmt.Errorf("the configuration stays as it was: %w", err)
+	}
+	return d.change(next, "reload", 0)
+}
+
+// ApplyConfig implements admin.Source: a text comes into force and becomes the
+// file, at once or when it is confirmed.
+func (d *daemon) ApplyConfig(name string, text []byte, confirm time.Duration) (admin.ConfigDiff, error) {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	next, err := config.Parse(name, text)
+	if err != nil {
+		return admin.ConfigDiff{}, fmt.Errorf("the configuration stays as it was: %w", err)
+	}
+	next.File = d.conf().File
+	return d.change(next, "apply", confirm)
+}
+
+// RollbackConfig implements admin.Source: a configuration of the history comes
+// into force and becomes the file. 0 is what was in force before the change that
+// waits for its confirmation.
+func (d *daemon) RollbackConfig(number int, confirm time.Duration) (admin.ConfigDiff, error) {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	if number == 0 {
+		if d.pending == nil {
+			return admin.ConfigDiff{}, errors.New("no change waits for its confirmation: name a number of `appliance config history`")
+		}
+		return d.takeBack("it was rolled back by order")
+	}
+	_, text, err := d.history().Get(number)
+	if err != nil {
+		return admin.ConfigDiff{}, err
+	}
+	next, err := config.Parse(fmt.Sprintf("configuration %d", number), text)
+	if err != nil {
+		return admin.ConfigDiff{}, fmt.Errorf("the configuration stays as it was: %w", err)
+	}
+	next.File = d.conf().File
+	return d.change(next, fmt.Sprintf("rollback to %d", number), confirm)
+}
+
+// ConfirmConfig implements admin.Source.
+func (d *daemon) ConfirmConfig() error {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	p := d.pending
+	if p == nil {
+		return errors.New("no change waits for its confirmation")
+	}
+	if err := d.keepConfig(d.conf(), p.cause, true); err != nil {
+		return err
+	}
+	p.timer.Stop()
+	d.pending = nil
+	d.log.Info("the configuration is confirmed", "cause", p.cause)
+	return nil
+}
+
+// ConfigHistory implements admin.Source.
+func (d *daemon) ConfigHistory() ([]history.Entry, error) {
+	all, err := d.history().List()
+	if all == nil {
+		all = []history.Entry{}
+	}
+	return all, err
+}
+
+// ConfigText implements admin.Source: 0 is what is in force.
+func (d *daemon) ConfigText(number int) (string, error) {
+	if number == 0 {
+		return string(d.conf().Text), nil
+	}
+	_, text, err := d.history().Get(number)
+	return string(text), err
+}
+
+func (d *daemon) history() history.History {
+	return history.In(filepath.Join(d.journalDir(), "history"))
+}
+
+// pending is a change that is taken back unless it is confirmed.
+type pending struct {
+	cause string
+	prev  *config.Config
+	by    time.Time
+	timer *time.Timer
+}
+
+// change puts a configuration in force, if nothing speaks against it. One that
+// is to be confirmed does not become the file before: a restart takes it back too.
+func (d *daemon) change(next *config.Config, cause string, confirm time.Duration) (admin.ConfigDiff, error) {
+	switch {
+	case d.draining.Load():
+		return admin.ConfigDiff{}, errDraining
+	case d.pending != nil:
+		return admin.ConfigDiff{}, fmt.Errorf("the change before (%s) waits until %s for its confirmation: `appliance config confirm`, or `appliance config rollback`",
+			d.pending.cause, d.pending.by.Local().Format(time.TimeOnly))
 	}
 	diff, err := d.compare(next)
 	if err == nil {
@@ -36,11 +135,74 @@ func (d *daemon) Reload() (admin.ConfigDiff, error) {
 	for _, w := range next.Warnings() {
 		d.log.Warn(w.Message, "file", fmt.Sprintf("%s:%d:%d", w.File, w.Pos.Line, w.Pos.Column), "key", w.Key)
 	}
+	if confirm == 0 {
+		if err := d.keepConfig(next, cause, cause != "reload"); err != nil {
+			return diff, fmt.Errorf("nothing is changed: %w", err)
+		}
+	}
+	prev := d.conf()
 	if err := d.putInForce(next); err != nil {
 		return diff, fmt.Errorf("the new configuration is in force only in part: %w", err)
 	}
-	d.log.Info("reloaded", "config", next.File, "changes", len(diff.Changes))
+	d.log.Info("the configuration has changed", "cause", cause, "changes", len(diff.Changes), "confirm", confirm)
+	if confirm > 0 {
+		p := &pending{cause: cause, prev: prev, by: time.Now().Add(confirm)}
+		p.timer = time.AfterFunc(confirm, func() { d.expire(p) })
+		d.pending = p
+	}
 	return diff, nil
+}
+
+// keepConfig makes a configuration the file, if it does not come from there, and
+// adds it to the history.
+func (d *daemon) keepConfig(c *config.Config, cause string, write bool) error {
+	if write {
+		mode := fs.FileMode(0o600)
+		if info, err := os.Stat(c.File); err == nil {
+			mode = info.Mode().Perm()
+		}
+		if err := history.Replace(c.File, c.Text, mode); err != nil {
+			return fmt.Errorf("write the configuration: %w", err)
+		}
+	}
+	if _, err := d.history().Add(c.Text, cause, time.Now()); err != nil {
+		d.log.Warn("the history has a gap", "error", err)
+	}
+	return nil
+}
+
+// expire takes a change back that nobody has confirmed.
+func (d *daemon) expire(p *pending) {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	if d.pending != p || d.draining.Load() {
+		return
+	}
+	if _, err := d.takeBack("nobody has confirmed it"); err != nil {
+		d.log.Error("the change could not be taken back whole", "error", err)
+	}
+}
+
+func (d *daemon) takeBack(why string) (admin.ConfigDiff, error) {
+	p := d.pending
+	p.timer.Stop()
+	d.pending = nil
+	diff, err := d.compare(p.prev)
+	if err == nil {
+		err = d.putInForce(p.prev)
+	}
+	d.log.Warn("the change is taken back", "cause", p.cause, "because", why)
+	return diff, err
+}
+
+// forgetPending ends the wait for a confirmation: the process ends, and with it
+// the change.
+func (d *daemon) forgetPending() {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	if d.pending != nil {
+		d.pending.timer.Stop()
+	}
 }
 
 // ConfigDiff implements admin.Source: what Reload would do.

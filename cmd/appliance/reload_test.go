@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -180,4 +181,93 @@ func get(t *testing.T, c net.Conn) {
 	if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
 		t.Fatalf("got %s, %v", res.Status, err)
 	}
+}
+
+// apply, confirm, its absence, rollback and the history.
+func TestAnAppliedConfigurationIsConfirmedOrTakenBack(t *testing.T) {
+	r := newRig(t, nil)
+	with := func(port string) string {
+		return interfacesYAML + "services: {echo: {type: echo, listen: \"wan0:" + port + "\"}}\nadmin: {socket: " + r.socket + "}\n"
+	}
+	r.configure("services: {echo: {type: echo, listen: \"wan0:7\"}}\n")
+	original, err := os.ReadFile(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := r.start()
+	next := filepath.Join(r.dir, "next.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isFile := func(want string) {
+		t.Helper()
+		if got, err := os.ReadFile(r.file); err != nil || string(got) != want {
+			t.Errorf("the appliance's file is %q, %v; want %q", got, err, want)
+		}
+	}
+	command := func(want string, args ...string) {
+		t.Helper()
+		stdout, stderr, code := r.run(args...)
+		if code != exitOK || !strings.Contains(stdout, want) {
+			t.Fatalf("%v: status %d, %s%s; want %q", args, code, stdout, stderr, want)
+		}
+	}
+	refused := func(want string, args ...string) {
+		t.Helper()
+		stdout, stderr, code := r.run(args...)
+		if code == exitOK || !strings.Contains(stderr, want) {
+			t.Errorf("%v: status %d, %s%s; want %q", args, code, stdout, stderr, want)
+		}
+	}
+	answers := func(port string) bool {
+		c, err := r.client.Dial(t.Context(), "tcp", "192.0.2.10:"+port)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		exchange(t, c, "hello\n", "hello\n")
+		return true
+	}
+	refused("no change waits", "config", "confirm")
+	refused("no change waits", "config", "rollback")
+	refused("no such configuration", "config", "rollback", "9")
+	write("nonsense: true\n")
+	refused("next.yaml:1:1", "config", "apply", next)
+
+	// Not confirmed: taken back, and the file never knew.
+	write(with("8"))
+	command("confirm within 1s", "config", "apply", next, "--confirm", "1s")
+	refused("waits until", "config", "apply", next)
+	refused("waits until", "reload")
+	if !answers("8") {
+		t.Error("what was applied is not in force")
+	}
+	isFile(string(original))
+	eventually(t, 5*time.Second, "it is taken back", func() bool { return answers("7") })
+	if answers("8") {
+		t.Error("what was taken back still answers")
+	}
+	// Rolled back by order, and confirmed.
+	command("confirm within 1m", "config", "apply", next, "--confirm", "1m")
+	command("in force", "config", "rollback")
+	command("in force", "config", "apply", "--confirm", "1m", next)
+	command("confirmed", "config", "confirm")
+	isFile(with("8"))
+	write(with("9"))
+	command("in force", "config", "apply", next)
+	isFile(with("9"))
+	command("wan0:9", "config", "show")
+	stdout, _, _ := r.run("config", "history")
+	contains(t, "the history", stdout, "1  ", "start", "2  ", "3  ", "apply")
+	command("in force", "config", "rollback", "1")
+	isFile(string(original))
+	if !answers("7") || answers("9") {
+		t.Error("the first configuration is not in force")
+	}
+	stdout, _, _ = r.run("config", "history")
+	contains(t, "the history", stdout, "4  ", "rollback to 1")
+	p.stop()
 }

@@ -84,12 +84,16 @@ func serve(parent context.Context, d *daemon) error {
 		}
 		return err
 	}
+	if err := d.keepConfig(d.conf(), "start", false); err != nil {
+		d.log.Warn("the history has a gap", "error", err)
+	}
 	d.log.Info("ready", "version", version, "config", d.conf().File, "services", len(d.conf().Services),
 		"threads", runtime.GOMAXPROCS(0), "took", time.Since(d.started).Round(time.Millisecond))
 	manager := newManager(d.log)
 	defer manager.close()
 	manager.ready(ctx, serving(d.conf()), d.loops.Turn)
 	d.untilAsked(stop, manager)
+	d.forgetPending()
 	manager.stopping(d.stopTime())
 	report := d.drain(stop)
 	if err := d.stop(); err != nil {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +13,9 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+	"time"
 
+	"github.com/lastack/lastack/internal/history"
 	"github.com/lastack/lastack/services"
 )
 
@@ -117,6 +120,40 @@ func (c *Client) Reload(ctx context.Context) (ConfigDiff, error) {
 	return d, err
 }
 
+// ApplyConfig puts a text in force, which name is for messages.
+func (c *Client) ApplyConfig(ctx context.Context, name string, text []byte, confirm time.Duration) (ConfigDiff, error) {
+	var d ConfigDiff
+	err := c.send(ctx, http.MethodPost, "/v1/config?"+url.Values{"name": {name}, "confirm": {confirm.String()}}.Encode(), bytes.NewReader(text), &d)
+	return d, err
+}
+
+// RollbackConfig puts one of the history in force; 0 takes the change back that
+// waits for its confirmation.
+func (c *Client) RollbackConfig(ctx context.Context, number int, confirm time.Duration) (ConfigDiff, error) {
+	var d ConfigDiff
+	err := c.ask(ctx, http.MethodPost, fmt.Sprintf("/v1/config/rollback?number=%d&confirm=%s", number, confirm), &d)
+	return d, err
+}
+
+// ConfirmConfig keeps the change that waits for it.
+func (c *Client) ConfirmConfig(ctx context.Context) error {
+	return c.ask(ctx, http.MethodPost, "/v1/config/confirm", nil)
+}
+
+// ConfigHistory asks for what was in force, newest first.
+func (c *Client) ConfigHistory(ctx context.Context) ([]history.Entry, error) {
+	var all []history.Entry
+	err := c.get(ctx, "/v1/config/history", &all)
+	return all, err
+}
+
+// ConfigText asks for the text of one, 0 is what is in force.
+func (c *Client) ConfigText(ctx context.Context, number int) (string, error) {
+	var text string
+	err := c.get(ctx, fmt.Sprintf("/v1/config?number=%d", number), &text)
+	return text, err
+}
+
 // ConfigDiff asks what Reload would do.
 func (c *Client) ConfigDiff(ctx context.Context) (ConfigDiff, error) {
 	var d ConfigDiff
@@ -141,7 +178,12 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 
 // ask decodes the answer into v, unless that is nil.
 func (c *Client) ask(ctx context.Context, method, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://appliance"+path, nil)
+	return c.send(ctx, method, path, nil, v)
+}
+
+// send is ask with a body.
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://appliance"+path, body)
 	if err != nil {
 		return err
 	}

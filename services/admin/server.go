@@ -1,10 +1,12 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -114,6 +116,28 @@ func routes(src Source) http.Handler {
 	mux.HandleFunc("POST /v1/drain", withOrder(func(w http.ResponseWriter, o DrainOrder) { done(w, src.Drain(o)) }))
 	mux.HandleFunc("POST /v1/undrain", func(w http.ResponseWriter, r *http.Request) { done(w, src.Undrain(r.FormValue("target"))) })
 	mux.HandleFunc("GET /v1/config/diff", func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.ConfigDiff) })
+	mux.HandleFunc("GET /v1/config/history", func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.ConfigHistory) })
+	mux.HandleFunc("GET /v1/config", func(w http.ResponseWriter, r *http.Request) {
+		withNumber(w, r, func(n int) { replyOr(w, func() (string, error) { return src.ConfigText(n) }) })
+	})
+	mux.HandleFunc("POST /v1/config", func(w http.ResponseWriter, r *http.Request) {
+		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, configMost))
+		if err != nil {
+			http.Error(w, fmt.Sprintf("a configuration has at most %d bytes", configMost), http.StatusBadRequest)
+			return
+		}
+		withConfirm(w, r, func(confirm time.Duration) {
+			replyOr(w, func() (ConfigDiff, error) { return src.ApplyConfig(r.URL.Query().Get("name"), text, confirm) })
+		})
+	})
+	mux.HandleFunc("POST /v1/config/rollback", func(w http.ResponseWriter, r *http.Request) {
+		withNumber(w, r, func(n int) {
+			withConfirm(w, r, func(confirm time.Duration) {
+				replyOr(w, func() (ConfigDiff, error) { return src.RollbackConfig(n, confirm) })
+			})
+		})
+	})
+	mux.HandleFunc("POST /v1/config/confirm", func(w http.ResponseWriter, _ *http.Request) { done(w, src.ConfirmConfig()) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.Reload) })
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
 		done(w, src.Stop())
@@ -135,6 +159,31 @@ func withOrder(f func(http.ResponseWriter, DrainOrder)) http.HandlerFunc {
 		}
 		f(w, o)
 	}
+}
+
+// configMost bounds a configuration that is sent: what package config takes.
+const configMost = 1 << 20
+
+// withNumber gives a handler the number of a configuration, 0 without one.
+func withNumber(w http.ResponseWriter, r *http.Request, f func(int)) {
+	text := r.URL.Query().Get("number")
+	n, err := strconv.Atoi(cmp.Or(text, "0"))
+	if err != nil || n < 0 {
+		http.Error(w, fmt.Sprintf("a configuration has a number, not %q", text), http.StatusBadRequest)
+		return
+	}
+	f(n)
+}
+
+// withConfirm gives a handler the time for a confirmation, 0 without one.
+func withConfirm(w http.ResponseWriter, r *http.Request, f func(time.Duration)) {
+	text := r.URL.Query().Get("confirm")
+	d, err := time.ParseDuration(cmp.Or(text, "0s"))
+	if err != nil || d < 0 {
+		http.Error(w, fmt.Sprintf("the time for a confirmation is a duration as 60s, not %q", text), http.StatusBadRequest)
+		return
+	}
+	f(d)
 }
 
 // replyOr answers with what f gives, or its error.

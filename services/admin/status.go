@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/history"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/proxy"
 )
@@ -92,6 +93,13 @@ type Source interface {
 	// Reload puts the file's difference in force, ConfigDiff only tells it.
 	Reload() (ConfigDiff, error)
 	ConfigDiff() (ConfigDiff, error)
+	// ApplyConfig and RollbackConfig put a text, or one of the history, in force;
+	// with confirm above 0 it is taken back after that unless ConfirmConfig comes.
+	ApplyConfig(name string, text []byte, confirm time.Duration) (ConfigDiff, error)
+	RollbackConfig(number int, confirm time.Duration) (ConfigDiff, error)
+	ConfirmConfig() error
+	ConfigHistory() ([]history.Entry, error)
+	ConfigText(number int) (string, error)
 	// Stop makes the daemon drain and end, as SIGTERM does; an error says that
 	// it does so already.
 	Stop() error
