@@ -108,6 +108,7 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 		card.Own([6]byte(nic.MAC()))
 		if d.conf().State.Journal {
 			d.recall(len(d.cards), i)
+			d.resume(len(d.cards), i)
 		}
 		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: stack.Filters{&d.gate, card, delay}, Log: d.log})
 		if err != nil {
@@ -237,6 +238,9 @@ func (d *daemon) stop() error {
 	}
 	if d.loops != nil {
 		d.loops.Close()
+	}
+	if len(d.cards) > 0 && d.conf().State.Journal { // also after a start that failed
+		errs = append(errs, d.saveTimeWaits())
 	}
 	if d.keeper != nil {
 		errs = append(errs, d.keeper.forget()) // while the cards are ours: their files are too

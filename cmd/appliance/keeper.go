@@ -43,7 +43,7 @@ func (d *daemon) recall(n int, card config.Interface) {
 		d.log.Warn("the journal of connections is not used", "error", err)
 		return
 	}
-	j, err := journal.Load(d.journalDir(), card.Name, now)
+	j, err := journal.Load(journal.Alive, d.journalDir(), card.Name, now)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -53,9 +53,71 @@ func (d *daemon) recall(n int, card config.Interface) {
 	}
 	d.log.Info("the last run has crashed with connections open: their peers will be told", "interface", card.Name,
 		"connections", j.Len(), "age", j.Age.Round(time.Millisecond))
-	d.flows.Recall(n, j, func(a netip.Addr) bool {
+	d.flows.Recall(n, j, owns(card))
+}
+
+// resume goes on with a card's connections that were in TIME-WAIT when the last
+// run stopped. What it tells is used once.
+func (d *daemon) resume(n int, card config.Interface) {
+	now, err := journal.Now()
+	if err != nil {
+		return // recall has said so
+	}
+	j, err := journal.Load(journal.TimeWait, d.journalDir(), card.Name, now)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		d.log.Warn("connections in TIME-WAIT are forgotten", "error", err)
+	} else if got := d.flows.RestoreTimeWaits(n, j, owns(card), d.policyAt); got > 0 {
+		d.log.Info("connections of the last run are still in TIME-WAIT", "interface", card.Name, "connections", got, "away", j.Age.Round(time.Millisecond))
+	}
+	if err := journal.Remove(journal.TimeWait, d.journalDir(), card.Name); err != nil {
+		d.log.Warn("what the last run has left would be read again", "error", err)
+	}
+}
+
+// policyAt names the policy of the service at a local address; connections that
+// we dialled have none there.
+func (d *daemon) policyAt(addr netip.AddrPort) string {
+	for _, s := range d.conf().Services {
+		if slices.Contains(addrsOf(s), addr) {
+			return s.Policy
+		}
+	}
+	return "default"
+}
+
+// saveTimeWaits writes down what is in TIME-WAIT when the daemon stops.
+func (d *daemon) saveTimeWaits() error {
+	now, err := journal.Now()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, card := range d.conf().Interfaces[:len(d.cards)] {
+		w, err := journal.Create(journal.TimeWait, d.journalDir(), card.Name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		n := 0
+		d.flows.SaveTimeWaits(i, func(c *journal.Conn) {
+			w.Add(c)
+			n++
+		})
+		errs = append(errs, w.Commit(now))
+		if n == 0 {
+			errs = append(errs, journal.Remove(journal.TimeWait, d.journalDir(), card.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func owns(card config.Interface) func(netip.Addr) bool {
+	return func(a netip.Addr) bool {
 		return slices.ContainsFunc(card.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
-	})
+	}
 }
 
 // journalDir is where the cards' files are, which Claim has made.
@@ -84,7 +146,7 @@ func (k *keeper) close() {
 func (k *keeper) forget() error {
 	var errs []error
 	for _, i := range k.d.conf().Interfaces {
-		errs = append(errs, journal.Remove(k.dir, i.Name))
+		errs = append(errs, journal.Remove(journal.Alive, k.dir, i.Name))
 	}
 	return errors.Join(errs...)
 }
@@ -128,13 +190,13 @@ func (k *keeper) look() (size int) {
 func (k *keeper) write(card, n int) error {
 	name := k.d.conf().Interfaces[card].Name
 	if n == 0 {
-		return journal.Remove(k.dir, name)
+		return journal.Remove(journal.Alive, k.dir, name)
 	}
 	now, err := journal.Now()
 	if err != nil {
 		return err
 	}
-	w, err := journal.Create(k.dir, name)
+	w, err := journal.Create(journal.Alive, k.dir, name)
 	if err != nil {
 		return err
 	}

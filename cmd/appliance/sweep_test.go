@@ -22,7 +22,9 @@ import (
 )
 
 // journalOf is the file of a card.
-func (r *rig) journalOf(card string) string { return journal.Path(filepath.Join(r.dir, "nic"), card) }
+func (r *rig) journalOf(card string) string {
+	return journal.Alive.Path(filepath.Join(r.dir, "nic"), card)
+}
 
 // journalled waits until the journals of both cards have so many connections.
 func (r *rig) journalled(wan, lan int) {
@@ -34,7 +36,7 @@ func (r *rig) journalled(wan, lan int) {
 			if err != nil {
 				r.t.Fatal(err)
 			}
-			j, err := journal.Load(filepath.Join(r.dir, "nic"), card, now)
+			j, err := journal.Load(journal.Alive, filepath.Join(r.dir, "nic"), card, now)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				r.t.Fatal(err)
 			}

@@ -1,10 +1,11 @@
 // Package journal keeps on disk which connections are alive, so that after a
-// crash their peers can be told that they are not.
+// crash their peers can be told that they are not; and after a stop those in
+// TIME-WAIT, so that the next start goes on with them.
 //
 // There is one file for each network card, NAME.connections in the state
 // directory, whose owner is whoever holds the card:
 //
-//	 0  8  "LASTACKJ"
+//	 0  8  "LASTACKJ"; "LASTACKT" in NAME.time-wait
 //	 8  2  version
 //	10  2  bytes of a record
 //	12  4  records

@@ -14,8 +14,24 @@ import (
 	"time"
 )
 
+// Kind is what a file tells of.
+type Kind string
+
+// The kinds: each card has a file of each.
 const (
-	magic      = "LASTACKJ"
+	Alive    Kind = "connections" // left by a crash: whose peers believe in them
+	TimeWait Kind = "time-wait"   // left by a stop: in TIME-WAIT, and on for what is left of that
+)
+
+// magic are the first eight bytes of a file.
+func (k Kind) magic() string {
+	if k == TimeWait {
+		return "LASTACKT"
+	}
+	return "LASTACKJ"
+}
+
+const (
 	version    = 1
 	headerSize = 72
 	nameSize   = 16 // the kernel's IFNAMSIZ
@@ -31,7 +47,7 @@ const MaxAge = 24 * time.Hour
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Path is the file of a card in a state directory.
-func Path(dir, card string) string { return filepath.Join(dir, card+".connections") }
+func (k Kind) Path(dir, card string) string { return filepath.Join(dir, card+"."+string(k)) }
 
 // Journal is one that a crash has left.
 type Journal struct {
@@ -57,27 +73,27 @@ func (j *Journal) All() iter.Seq[*Conn] {
 
 // Load reads the journal of a card. The error is fs.ErrNotExist if there is
 // none; any other says in a sentence why this one can't be acted upon.
-func Load(dir, card string, now Moment) (*Journal, error) {
-	path := Path(dir, card)
+func Load(k Kind, dir, card string, now Moment) (*Journal, error) {
+	path := k.Path(dir, card)
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	j, err := load(f, card, now)
+	j, err := load(k, f, card, now)
 	if err != nil {
 		return nil, fmt.Errorf("journal %s %w", path, err)
 	}
 	return j, nil
 }
 
-func load(f *os.File, card string, now Moment) (*Journal, error) {
+func load(k Kind, f *os.File, card string, now Moment) (*Journal, error) {
 	var h [headerSize]byte
 	n, err := io.ReadFull(f, h[:])
 	switch {
 	case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, fmt.Errorf("cannot be read: %w", err)
-	case n < len(magic) || string(h[:len(magic)]) != magic:
+	case n < 8 || string(h[:8]) != k.magic():
 		return nil, errors.New("is no journal of connections")
 	case n < 12:
 		return nil, errors.New("is cut short")
@@ -128,9 +144,9 @@ func (j *Journal) fill(f *os.File, size int64, sum uint32) error {
 
 // Remove forgets the journal of a card, and what a crash has left of one that
 // was being written. It is no error if there is none.
-func Remove(dir, card string) error {
+func Remove(k Kind, dir, card string) error {
 	var errs []error
-	for _, path := range []string{Path(dir, card), draftPath(dir, card)} {
+	for _, path := range []string{k.Path(dir, card), k.draftPath(dir, card)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove the journal of connections: %w", err))
 		}

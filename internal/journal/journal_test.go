@@ -45,7 +45,7 @@ func conns(n int) []journal.Conn {
 
 func write(t *testing.T, dir string, all []journal.Conn, at journal.Moment) {
 	t.Helper()
-	w, err := journal.Create(dir, "wan0")
+	w, err := journal.Create(journal.Alive, dir, "wan0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func write(t *testing.T, dir string, all []journal.Conn, at journal.Moment) {
 func TestWhatIsWrittenIsReadAgain(t *testing.T) {
 	dir, want := t.TempDir(), conns(5000)
 	write(t, dir, want, began())
-	j, err := journal.Load(dir, "wan0", later(began(), 90*time.Second))
+	j, err := journal.Load(journal.Alive, dir, "wan0", later(began(), 90*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestWhatIsWrittenIsReadAgain(t *testing.T) {
 		}
 		i++
 	}
-	if fi, err := os.Stat(journal.Path(dir, "wan0")); err != nil || fi.Size() != 72+5000*journal.RecordSize || fi.Mode().Perm() != 0o600 {
+	if fi, err := os.Stat(journal.Alive.Path(dir, "wan0")); err != nil || fi.Size() != 72+5000*journal.RecordSize || fi.Mode().Perm() != 0o600 {
 		t.Errorf("the file is %v, %v; want 72 bytes and 64 for each, for its owner alone", fi, err)
 	}
 }
@@ -113,7 +113,7 @@ func TestAJournalThatCannotBeTrustedIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			write(t, dir, conns(10), began())
-			path := journal.Path(dir, "wan0")
+			path := journal.Alive.Path(dir, "wan0")
 			if c.change != nil {
 				b, err := os.ReadFile(path)
 				if err != nil {
@@ -123,7 +123,7 @@ func TestAJournalThatCannotBeTrustedIsRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			j, err := journal.Load(dir, "wan0", c.now)
+			j, err := journal.Load(journal.Alive, dir, "wan0", c.now)
 			if err == nil {
 				t.Fatalf("it is taken, with %d connections", j.Len())
 			}
@@ -139,7 +139,7 @@ func TestTheClockMayBeSetBackWithinABoot(t *testing.T) {
 	write(t, dir, conns(1), began())
 	now := later(began(), time.Minute)
 	now.Wall = now.Wall.AddDate(-3, 0, 0)
-	if j, err := journal.Load(dir, "wan0", now); err != nil || j.Age != time.Minute {
+	if j, err := journal.Load(journal.Alive, dir, "wan0", now); err != nil || j.Age != time.Minute {
 		t.Errorf("got %v, %v, want an age of a minute", j, err)
 	}
 }
@@ -150,11 +150,11 @@ func TestAJournalOutlivesABoot(t *testing.T) {
 	write(t, dir, conns(1), began())
 	now := began()
 	now.Wall, now.Up, now.Boot = now.Wall.Add(3*time.Minute), 20*time.Second, [16]byte{9}
-	if j, err := journal.Load(dir, "wan0", now); err != nil || j.Len() != 1 || j.Age != 3*time.Minute {
+	if j, err := journal.Load(journal.Alive, dir, "wan0", now); err != nil || j.Len() != 1 || j.Age != 3*time.Minute {
 		t.Errorf("got %v, %v, want one connection of 3 minutes ago", j, err)
 	}
 	now.Wall = began().Wall.Add(-time.Hour) // a machine without a clock of its own
-	if j, err := journal.Load(dir, "wan0", now); err != nil || j.Age != 0 {
+	if j, err := journal.Load(journal.Alive, dir, "wan0", now); err != nil || j.Age != 0 {
 		t.Errorf("got %v, %v, want it taken as new", j, err)
 	}
 }
@@ -165,7 +165,7 @@ func TestTheOldJournalStaysUntilTheNewOneIsWhole(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, conns(3), began())
 	for range 2 { // as if killed twice
-		w, err := journal.Create(dir, "wan0")
+		w, err := journal.Create(journal.Alive, dir, "wan0")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,33 +173,33 @@ func TestTheOldJournalStaysUntilTheNewOneIsWhole(t *testing.T) {
 		for i := range some {
 			w.Add(&some[i])
 		}
-		if j, err := journal.Load(dir, "wan0", began()); err != nil || j.Len() != 3 {
+		if j, err := journal.Load(journal.Alive, dir, "wan0", began()); err != nil || j.Len() != 3 {
 			t.Fatalf("got %v, %v while the new one is written, want the old 3", j, err)
 		}
 	}
 	write(t, dir, conns(5), began())
-	if j, err := journal.Load(dir, "wan0", began()); err != nil || j.Len() != 5 {
+	if j, err := journal.Load(journal.Alive, dir, "wan0", began()); err != nil || j.Len() != 5 {
 		t.Fatalf("got %v, %v, want the new 5", j, err)
 	}
 	names(t, dir, "wan0.connections")
-	if _, err := journal.Create(dir, "wan0"); err != nil { // killed once more
+	if _, err := journal.Create(journal.Alive, dir, "wan0"); err != nil { // killed once more
 		t.Fatal(err)
 	}
-	if err := errors.Join(journal.Remove(dir, "wan0"), journal.Remove(dir, "wan0")); err != nil {
+	if err := errors.Join(journal.Remove(journal.Alive, dir, "wan0"), journal.Remove(journal.Alive, dir, "wan0")); err != nil {
 		t.Error(err)
 	}
 	names(t, dir)
-	if _, err := journal.Load(dir, "wan0", began()); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := journal.Load(journal.Alive, dir, "wan0", began()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v without a journal", err)
 	}
 }
 
 func TestAJournalThatCannotBeWrittenLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.Mkdir(journal.Path(dir, "wan0"), 0o700); err != nil { // no file can take this place
+	if err := os.Mkdir(journal.Alive.Path(dir, "wan0"), 0o700); err != nil { // no file can take this place
 		t.Fatal(err)
 	}
-	w, err := journal.Create(dir, "wan0")
+	w, err := journal.Create(journal.Alive, dir, "wan0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestAJournalThatCannotBeWrittenLeavesNothing(t *testing.T) {
 		t.Error("it was written over a directory")
 	}
 	names(t, dir, "wan0.connections")
-	if _, err := journal.Create(filepath.Join(dir, "none"), "wan0"); err == nil {
+	if _, err := journal.Create(journal.Alive, filepath.Join(dir, "none"), "wan0"); err == nil {
 		t.Error("it was written to where there is no directory")
 	}
 }
@@ -251,10 +251,10 @@ func FuzzLoad(f *testing.F) {
 	dir := f.TempDir()
 	f.Add([]byte("LASTACKJ\x00\x01\x00\x40"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(journal.Path(dir, "wan0"), b, 0o600); err != nil {
+		if err := os.WriteFile(journal.Alive.Path(dir, "wan0"), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if j, err := journal.Load(dir, "wan0", began()); err == nil {
+		if j, err := journal.Load(journal.Alive, dir, "wan0", began()); err == nil {
 			for range j.All() {
 			}
 		}

@@ -18,10 +18,11 @@ type Conn struct {
 	MAC           [6]byte
 	Tagged        bool // its frames carry an 802.1Q tag
 	VLAN          uint16
+	Left          uint32 // of one in TIME-WAIT: milliseconds until it is over
 }
 
 // RecordSize is the size of a connection in the file, in bytes.
-const RecordSize = 64
+const RecordSize = 68
 
 const (
 	hasTimestamps = 1 << iota
@@ -43,6 +44,7 @@ func (c *Conn) write(p *[RecordSize]byte) {
 	be.PutUint16(p[58:], c.VLAN)
 	be.PutUint16(p[60:], c.Window)
 	p[62], p[63] = 0, 0
+	be.PutUint32(p[64:], c.Left)
 	if c.Timestamps {
 		p[62] |= hasTimestamps
 	}
@@ -59,5 +61,6 @@ func (c *Conn) read(p []byte) {
 		Seq:    be.Uint32(p[36:]), Ack: be.Uint32(p[40:]), Window: be.Uint16(p[60:]),
 		Timestamps: p[62]&hasTimestamps != 0, TSVal: be.Uint32(p[44:]), TSRecent: be.Uint32(p[48:]),
 		MAC: [6]byte(p[52:]), Tagged: p[62]&isTagged != 0, VLAN: be.Uint16(p[58:]),
+		Left: be.Uint32(p[64:]),
 	}
 }

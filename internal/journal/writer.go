@@ -14,6 +14,7 @@ import (
 // Writer makes a new journal of a card, beside the one that is there. After
 // Create, Commit is to be called, once.
 type Writer struct {
+	kind      Kind
 	dir, card string
 	file      *os.File
 	buf       *bufio.Writer
@@ -23,15 +24,17 @@ type Writer struct {
 }
 
 // draftPath has a fixed name, so that crashes do not leave one file each.
-func draftPath(dir, card string) string { return filepath.Join(dir, "."+card+".connections.new") }
+func (k Kind) draftPath(dir, card string) string {
+	return filepath.Join(dir, "."+card+"."+string(k)+".new")
+}
 
 // Create begins a journal in dir, which must exist.
-func Create(dir, card string) (*Writer, error) {
-	f, err := os.OpenFile(draftPath(dir, card), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+func Create(k Kind, dir, card string) (*Writer, error) {
+	f, err := os.OpenFile(k.draftPath(dir, card), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("write the journal of connections: %w", err)
 	}
-	w := &Writer{dir: dir, card: card, file: f, buf: bufio.NewWriterSize(f, 64<<10)}
+	w := &Writer{kind: k, dir: dir, card: card, file: f, buf: bufio.NewWriterSize(f, 64<<10)}
 	_, w.err = w.buf.Write(make([]byte, headerSize)) // its place
 	return w, nil
 }
@@ -65,7 +68,7 @@ func (w *Writer) Commit(now Moment) error {
 		w.err = err
 	}
 	if w.err == nil {
-		w.err = os.Rename(w.file.Name(), Path(w.dir, w.card))
+		w.err = os.Rename(w.file.Name(), w.kind.Path(w.dir, w.card))
 	}
 	if w.err != nil {
 		return errors.Join(fmt.Errorf("write the journal of connections: %w", w.err), os.Remove(w.file.Name()))
@@ -75,7 +78,7 @@ func (w *Writer) Commit(now Moment) error {
 
 func (w *Writer) header(now Moment) []byte {
 	be := binary.BigEndian
-	h := append(make([]byte, 0, headerSize), magic...)
+	h := append(make([]byte, 0, headerSize), w.kind.magic()...)
 	h = be.AppendUint16(h, version)
 	h = be.AppendUint16(h, RecordSize)
 	h = be.AppendUint32(h, uint32(w.n))

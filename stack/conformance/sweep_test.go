@@ -24,7 +24,7 @@ func (b *box) cut(t *testing.T, p *peer) {
 	before := now
 	before.Up -= 10 * time.Second
 	dir := t.TempDir()
-	w, err := journal.Create(dir, "eth0")
+	w, err := journal.Create(journal.Alive, dir, "eth0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func (b *box) cut(t *testing.T, p *peer) {
 	if err := w.Commit(before); err != nil {
 		t.Fatal(err)
 	}
-	j, err := journal.Load(dir, "eth0", now)
+	j, err := journal.Load(journal.Alive, dir, "eth0", now)
 	if err != nil {
 		t.Fatal(err)
 	}

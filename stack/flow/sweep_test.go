@@ -152,7 +152,7 @@ func newSweepRig(t *testing.T, conns []journal.Conn) *sweepRig {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	w, err := journal.Create(dir, "eth0")
+	w, err := journal.Create(journal.Alive, dir, "eth0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func newSweepRig(t *testing.T, conns []journal.Conn) *sweepRig {
 	if err := w.Commit(now); err != nil {
 		t.Fatal(err)
 	}
-	j, err := journal.Load(dir, "eth0", now)
+	j, err := journal.Load(journal.Alive, dir, "eth0", now)
 	if err != nil {
 		t.Fatal(err)
 	}
