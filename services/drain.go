@@ -193,11 +193,9 @@ func (s *Server) eachOf(backend netip.AddrPort, f func(*Session)) {
 
 // Drains lists the drains that go on and the last that are over, newest first.
 func (s *Server) Drains() []DrainRow {
-	now := s.loops.Now()
-	plans := s.plans()
-	rows := make([]DrainRow, 0, len(plans))
-	for _, p := range plans {
-		rows = append(rows, p.row(now, s.leftOf(p), s.waitsFor(p, now)))
+	rows := []DrainRow{}
+	for _, p := range s.plans() {
+		rows = append(rows, s.rowOf(p))
 	}
 	return rows
 }

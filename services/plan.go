@@ -68,7 +68,7 @@ type DrainRow struct {
 	Took    time.Duration `json:"took_ns"`     // so far
 }
 
-// keptDrains bounds how many drains that are over a service remembers.
+// keptDrains is how many drains a service remembers, and more if more go on.
 const keptDrains = 16
 
 func (s *Server) newPlan(d config.Drain, t Target, cause string) *Plan {
@@ -84,7 +84,7 @@ func (s *Server) newPlan(d config.Drain, t Target, cause string) *Plan {
 	}
 	return &Plan{
 		Start: now, Deadline: now + deadline, FinGrace: grace, LingerRead: linger, Spread: min(d.Spread, deadline),
-		account: &account{target: t, cause: cause, began: s.loops.epoch.Add(now), start: now, minimum: min(d.Min, max(deadline, d.Min))},
+		account: &account{target: t, cause: cause, began: s.loops.epoch.Add(now), start: now, minimum: d.Min},
 	}
 }
 
@@ -93,11 +93,19 @@ func (s *Server) remember(p *Plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drains = append(s.drains, p)
-	if n := len(s.drains); n > keptDrains {
-		// One that goes on is never forgotten: there is one of a service, one of
-		// a backend, and those of single connections are short.
-		s.drains = slices.Delete(s.drains, 0, n-keptDrains)
+	for i := 0; i < len(s.drains) && len(s.drains) > keptDrains; {
+		if s.rowOf(s.drains[i]).State == "draining" {
+			i++
+			continue
+		}
+		s.drains = slices.Delete(s.drains, i, i+1)
 	}
+}
+
+// rowOf describes a drain as it is now.
+func (s *Server) rowOf(p *Plan) DrainRow {
+	now := s.loops.Now()
+	return p.row(now, s.leftOf(p), s.waitsFor(p, now))
 }
 
 // ended adds a connection to the account.

@@ -52,6 +52,7 @@ func (v *Supervisor) Add(s Service) error {
 // Retire drains a service and forgets it when its last connection has ended.
 func (v *Supervisor) Retire(s Service, how config.Drain) {
 	s.Withdraw(nil)
+	_ = s.StartDrain(how, "reload") // fails only if it drains already
 	v.retiring.Go(func() {
 		s.Drain(v.hurry, how)
 		is := func(one Service) bool { return one == s }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -256,6 +257,7 @@ func (d *daemon) putInForce(next *config.Config) error {
 	for _, c := range next.Services {
 		after[c.Name] = c
 	}
+	maps.DeleteFunc(d.retired, func(s services.Service, _ bool) bool { return s.Phase() == services.Closed })
 	for _, s := range d.supervisor.Services() {
 		if s.Phase() >= services.Closed || d.retired[s] {
 			continue

@@ -204,6 +204,53 @@ func TestOneConnectionDrains(t *testing.T) {
 	})
 }
 
+// Drains that are over are forgotten in time, one that goes on is not.
+func TestOldDrainsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		h := r.backend(back1)
+		r.start()
+		defer r.stop()
+		busy, back := r.pair(h)
+		r.say(busy, "request")
+		r.hear(back, "request")
+		first := r.proxy.Conns()[0].ID
+		if err := r.proxy.DrainConn(first, config.Drain{Deadline: time.Hour, FinGrace: time.Second}, "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		go func() { // it is never quiet
+			for {
+				if _, err := busy.Write([]byte("more")); err != nil {
+					return
+				}
+				if _, err := back.Read(make([]byte, 100)); err != nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}()
+		for range 50 {
+			c, b := r.pair(h)
+			answerFIN(r, c)
+			answerFIN(r, b)
+			time.Sleep(time.Second)
+			for _, row := range r.proxy.Conns() {
+				if row.ID == first {
+					continue
+				}
+				if err := r.proxy.DrainConn(row.ID, config.DefaultDrain(), "maintenance"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		drains := r.proxy.Drains()
+		if n := len(drains); n != 16 || drains[n-1].Conn != first || drains[n-1].State != "draining" {
+			t.Errorf("%d drains are remembered, the oldest is %+v; want 16, the first of all among them", n, drains[n-1])
+		}
+	})
+}
+
 // Closes are spread over the time that spread says, and none comes early or late.
 func TestSpreadKeepsClosesApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
