@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -168,4 +169,36 @@ func TestTheLastACKOfAHandshakeMayBringDataAndFIN(t *testing.T) {
 	}
 	p.expectACK(1, 5)
 	within(t, 5*time.Second, "CLOSE-WAIT", func() bool { return c.State() == "CLOSE-WAIT" })
+}
+
+// The RSTs of a stop are sent again; who finds one not exact is answered.
+func TestTheResetsOfAStopAreRepeated(t *testing.T) {
+	t.Parallel()
+	for _, at := range []netip.Addr{box4, box6} {
+		t.Run(family(at), func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, nil)
+			p, c := b.open(t, at, modern()...)
+			write(t, c, "lost")
+			p.expect("data", hasData)
+			b.flows.KeepResets()
+			c.Abort()
+			first := p.expect("RST", isRST)
+			done := make(chan int, 1)
+			go func() { done <- b.flows.RepeatResets(t.Context(), 2, 200*time.Millisecond) }()
+			for range 2 {
+				if again := p.expect("the RST again", isRST); again.Seq != first.Seq || len(again.Options) == 0 {
+					t.Errorf("the second time it is %v, want %v", again, first)
+				}
+			}
+			// The data before it were lost: it is not exact for the peer, which says so.
+			p.say(lab.ACK, 1, 1, "")
+			if exact := p.expect("an exact RST", func(s lab.Segment) bool { return isRST(s) && s.Seq == p.irs+1 }); exact.Seq == first.Seq {
+				t.Errorf("got %v", exact)
+			}
+			if n := <-done; n != 1 {
+				t.Errorf("%d connections are told, want one", n)
+			}
+		})
+	}
 }

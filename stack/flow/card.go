@@ -418,6 +418,7 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 		!f.state.synchronized() && int(f.synRetrans) >= most {
 		return full, frame.Drop // repeated often enough; its timer ends it
 	}
+	t.farewell.note(f, s)
 	was, zero := f.state, f.has(zeroWindow)
 	f.sent(s, now)
 	if f.state != was || f.has(zeroWindow) != zero {

@@ -30,6 +30,7 @@ type Table struct {
 	held     [policiesMost]atomic.Int64 // flows in TIME-WAIT, for each policy
 	halfOpen atomic.Int64
 	probes   probes
+	farewell farewell
 	sweep    sweep
 
 	mu        sync.Mutex // guards changes of rules, listeners and cards
