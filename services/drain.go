@@ -39,9 +39,7 @@ func (e *DrainingError) Error() string {
 func (s *Server) Drain(ctx context.Context, d config.Drain) Report {
 	plan, first := s.lastPlan(d)
 	if first && (s.phase.enter(Draining) || s.Phase() == Draining) {
-		for _, addr := range s.Addrs() {
-			s.network.Refuse(addr, d.Refuse)
-		}
+		s.refuse(d.Refuse)
 		s.wakeSessions(ReadyDrain)
 		s.await(ctx, plan.Start+d.Min)
 	}
@@ -67,6 +65,14 @@ func (s *Server) lastPlan(d config.Drain) (plan *Plan, first bool) {
 	}
 	s.plan.Store(plan)
 	return plan, true
+}
+
+// refuse turns new connections away, wherever the service listens: what it has
+// withdrawn from may be another's by now.
+func (s *Server) refuse(how string) {
+	for _, d := range s.listening() {
+		s.network.Refuse(d.listener.Addr(), how)
+	}
 }
 
 // await returns when no session is left and none can come, at the earliest at
@@ -113,9 +119,7 @@ func (s *Server) StartDrain(d config.Drain, cause string) error {
 		return fmt.Errorf("service %s is %s", s.Name(), s.Phase())
 	}
 	s.remember(plan)
-	for _, addr := range s.Addrs() {
-		s.network.Refuse(addr, d.Refuse)
-	}
+	s.refuse(d.Refuse)
 	s.wakeSessions(ReadyDrain)
 	return nil
 }
@@ -131,8 +135,8 @@ func (s *Server) Undrain() error {
 	}
 	s.plan.Store(nil)
 	plan.takeBack(s.loops.Now())
-	for _, addr := range s.Addrs() {
-		s.network.Admit(addr)
+	for _, d := range s.listening() {
+		s.network.Admit(d.listener.Addr())
 	}
 	s.wakeSessions(ReadyDrain) // their timers may be those of the plan
 	return nil
