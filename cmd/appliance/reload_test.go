@@ -239,19 +239,19 @@ func TestAnAppliedConfigurationIsConfirmedOrTakenBack(t *testing.T) {
 
 	// Not confirmed: taken back, and the file never knew.
 	write(with("8"))
-	command("confirm within 1s", "config", "apply", next, "--confirm", "1s")
-	refused("waits until", "config", "apply", next)
-	refused("waits until", "reload")
+	command("confirm within 4s", "config", "apply", next, "--confirm", "4s")
 	if !answers("8") {
 		t.Error("what was applied is not in force")
 	}
 	isFile(string(original))
-	eventually(t, 5*time.Second, "it is taken back", func() bool { return answers("7") })
+	eventually(t, 10*time.Second, "it is taken back", func() bool { return answers("7") })
 	if answers("8") {
 		t.Error("what was taken back still answers")
 	}
 	// Rolled back by order, and confirmed.
 	command("confirm within 1m", "config", "apply", next, "--confirm", "1m")
+	refused("waits until", "config", "apply", next)
+	refused("waits until", "reload")
 	command("in force", "config", "rollback")
 	command("in force", "config", "apply", "--confirm", "1m", next)
 	command("confirmed", "config", "confirm")
