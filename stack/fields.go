@@ -41,7 +41,20 @@ type fields struct {
 }
 
 // timerAt is a timer of gVisor's.
-type timerAt struct{ state, target uintptr }
+type timerAt struct{ state, target, clockTarget, timer, callback uintptr }
+
+// arm makes a timer of an endpoint fire after d, unless it runs. It is what
+// gVisor's own method does, which nobody else can call.
+func (at timerAt) arm(base unsafe.Pointer, clock tcpip.Clock, d time.Duration) {
+	if get[int](base, at.state) == timerEnabled {
+		return
+	}
+	target := clock.NowMonotonic().Add(d)
+	put(base, at.target, target)
+	put(base, at.clockTarget, target)
+	put(base, at.state, timerEnabled)
+	put(base, at.timer, clock.AfterFunc(d, get[func()](base, at.callback)))
+}
 
 // timerEnabled is gVisor's timerStateEnabled, after uninitialized and disabled.
 const timerEnabled = 2
@@ -93,7 +106,22 @@ func (f *finder) timer(t reflect.Type, name string) timerAt {
 	if f.err == nil && f.inner(in, "target") != reflect.TypeFor[tcpip.MonotonicTime]() {
 		f.err = fmt.Errorf("stack: internal error: gVisor's timer %s has no MonotonicTime as its target", name)
 	}
-	return timerAt{base + f.at(in, "state", reflect.Int), base + target}
+	for field, want := range map[string]reflect.Type{
+		"clockTarget": reflect.TypeFor[tcpip.MonotonicTime](), "timer": reflect.TypeFor[tcpip.Timer](), "callback": reflect.TypeFor[func()](),
+	} {
+		if got, ok := in.FieldByName(field); f.err == nil && (!ok || got.Type != want) {
+			f.err = fmt.Errorf("stack: internal error: gVisor's timer %s has no %s of type %s", name, field, want)
+		}
+	}
+	return timerAt{
+		base + f.at(in, "state", reflect.Int), base + target, base + f.at(in, "clockTarget", reflect.Struct),
+		base + f.at(in, "timer", reflect.Interface), base + f.at(in, "callback", reflect.Func),
+	}
+}
+
+// within is the timer of a struct that begins at base.
+func (at timerAt) within(base uintptr) timerAt {
+	return timerAt{base + at.state, base + at.target, base + at.clockTarget, base + at.timer, base + at.callback}
 }
 
 func findFields() (*fields, error) {
@@ -106,7 +134,7 @@ func findFields() (*fields, error) {
 		snd: f.at(ep, "snd", reflect.Pointer), rcv: f.at(ep, "rcv", reflect.Pointer),
 		recovery:    f.at(ep, "tcpRecovery", reflect.Int32),
 		probesOut:   keepalive + f.at(alive, "unacked", reflect.Int),
-		probeTimer:  timerAt{keepalive + timer.state, keepalive + timer.target},
+		probeTimer:  timer.within(keepalive),
 		minRTO:      f.at(snd, "minRTO", reflect.Int64),
 		maxRTO:      f.at(snd, "maxRTO", reflect.Int64),
 		maxRetries:  f.at(snd, "maxRetries", reflect.Uint32),

@@ -48,14 +48,17 @@ func linkAddresses(l Link) []netip.Prefix {
 }
 
 // takeAddresses asks on all interfaces at once whether somebody holds one of
-// our addresses, and takes and announces them if not.
-func (s *Stack) takeAddresses(ctx context.Context, links []Link) error {
-	conflicts, err := s.askAll(links)
-	if err != nil {
-		return err
-	}
-	if err := conflicts.wait(ctx); err != nil {
-		return err
+// our addresses, and takes and announces them if not; those that are owned
+// already are taken without a word.
+func (s *Stack) takeAddresses(ctx context.Context, links []Link, owned bool) error {
+	if !owned {
+		conflicts, err := s.askAll(links)
+		if err != nil {
+			return err
+		}
+		if err := conflicts.wait(ctx); err != nil {
+			return err
+		}
 	}
 	for _, l := range links {
 		id := s.names[l.Interface.Name]
@@ -64,7 +67,9 @@ func (s *Stack) takeAddresses(ctx context.Context, links []Link) error {
 			if err := s.addAddress(id, p); err != nil {
 				return fmt.Errorf("take address %s on %s: %w", p, l.Interface.Name, err)
 			}
-			s.announce(id, l, p.Addr())
+			if !owned {
+				s.announce(id, l, p.Addr())
+			}
 		}
 		if l.Interface.AcceptRA {
 			// For addresses that routers will make us make (RFC 4862, 5.4).

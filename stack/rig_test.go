@@ -55,6 +55,7 @@ type rig struct {
 	card      *netif.Endpoint
 	gate      *stack.Gate
 	flows     *flow.Table
+	clock     *stack.Clock
 	*stack.Stack
 }
 
@@ -107,6 +108,7 @@ func (r *rig) start(t *testing.T, w want) error {
 		Gate:   r.gate,
 		Flows:  r.flows,
 		Log:    w.log,
+		Clock:  r.clock,
 	})
 	if err != nil {
 		return err
@@ -119,7 +121,7 @@ func (r *rig) start(t *testing.T, w want) error {
 // wired is a rig without its stack.
 func wired(t *testing.T, w want) *rig {
 	t.Helper()
-	r := &rig{box: labtest.Host(t, "box"), peer: labtest.Host(t, "peer"), gate: &stack.Gate{}}
+	r := &rig{box: labtest.Host(t, "box"), peer: labtest.Host(t, "peer"), gate: &stack.Gate{}, clock: stack.NewClock(0)}
 	silent(t, r.box)
 	if w.line {
 		r.line = labtest.WireImpaired(t, r.box, "eth0", r.peer, "eth0", lab.Impairment{})

@@ -44,6 +44,8 @@ type Stack struct {
 	gate     *Gate
 	flows    *flow.Table // nil without one
 	fields   *fields
+	links    *links
+	clock    *Clock // nil if it is not the real one
 	// broadcasts are the broadcast addresses of our subnets.
 	broadcasts []netip.Addr
 	nextID     atomic.Uint64
@@ -62,8 +64,11 @@ type Options struct {
 	// closes it. Without one (nil) gVisor holds TIME-WAIT itself, as policy
 	// default says, and Conn.Life tells nothing.
 	Flows *flow.Table
+	// Owned says that the addresses are ours already, because another process
+	// hands its connections over: they are neither checked nor announced.
+	Owned bool
 	Log   *slog.Logger // nil discards
-	Clock tcpip.Clock  // nil is the real one
+	Clock tcpip.Clock  // nil is a new Clock; Pause needs one
 }
 
 // New assembles the stack, checks that nobody else uses its addresses and
@@ -94,6 +99,13 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	if s.fields, err = findFields(); err != nil {
 		return nil, err
 	}
+	if s.links, err = findLinks(); err != nil {
+		return nil, err
+	}
+	if o.Clock == nil {
+		o.Clock = NewClock(0)
+	}
+	s.clock, _ = o.Clock.(*Clock)
 	s.routers = newRouters(s)
 	s.s = gstack.New(gstack.Options{
 		Clock: o.Clock,
@@ -147,7 +159,7 @@ func (s *Stack) assemble(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	return s.takeAddresses(ctx, o.Links)
+	return s.takeAddresses(ctx, o.Links, o.Owned)
 }
 
 // addLink attaches one interface without addresses yet, and its routes.
