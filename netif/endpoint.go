@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,7 +21,12 @@ import (
 type EndpointOptions struct {
 	Queues int          // receive sockets in one fanout group; 0 picks by cores
 	Filter frame.Filter // sees every frame; nil passes all
-	Log    *slog.Logger // nil discards
+	// Inherited are the packet sockets of a process whose place this one takes,
+	// from Sockets there. They are used instead of new ones, whatever Queues
+	// says, and are the Endpoint's to close.
+	Inherited []*os.File
+	Paused    bool         // begin as Pause leaves it
+	Log       *slog.Logger // nil discards
 }
 
 // Endpoint moves the frames of one network card between the kernel's driver
@@ -36,6 +43,7 @@ type Endpoint struct {
 	mtu    atomic.Uint32
 	mac    atomic.Pointer[[6]byte]
 	up     atomic.Bool
+	paused atomic.Bool
 	txq    *txQueue
 	ports  atomic.Pointer[map[uint16]*Port]
 	// verify makes the stack check checksums itself: see deliverFragment.
@@ -49,12 +57,13 @@ type Endpoint struct {
 	done   chan struct{} // closed by Close: the watcher ends
 	wg     sync.WaitGroup
 	nqueue int
+	heirs  []*os.File // sockets to begin with
 }
 
 // Open starts moving frames of the card called name. Until a Port is attached
 // to a stack, frames are received, counted and dropped.
 func Open(name string, o EndpointOptions) (*Endpoint, error) {
-	e := &Endpoint{name: name, filter: o.Filter, log: o.Log, nqueue: o.Queues, done: make(chan struct{})}
+	e := &Endpoint{name: name, filter: o.Filter, log: o.Log, nqueue: o.Queues, heirs: o.Inherited, done: make(chan struct{})}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -64,7 +73,14 @@ func Open(name string, o EndpointOptions) (*Endpoint, error) {
 	}
 	e.ports.Store(&map[uint16]*Port{0: {e: e}})
 	e.txq = newTxQueue(e)
+	if o.Paused {
+		e.paused.Store(true)
+		e.txq.pause(true)
+	}
 	if err := e.open(); err != nil {
+		for _, f := range e.heirs {
+			_ = f.Close() // nothing was written to it
+		}
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	e.wg.Go(e.txq.run) // Close waits
@@ -109,10 +125,16 @@ func (e *Endpoint) start(a *netlink.LinkAttrs) error {
 	if err != nil {
 		return err
 	}
-	sockets, err := openAllRx(a.Index, e.nqueue)
+	var sockets []*socket
+	if len(e.heirs) > 0 {
+		sockets, err = inherit(e.heirs, a.Index)
+	} else {
+		sockets, err = openAllRx(a.Index, e.nqueue)
+	}
 	if err != nil {
 		return errors.Join(err, unix.Close(tx))
 	}
+	e.heirs = nil
 	var queues []*rxQueue
 	for _, s := range sockets {
 		queues = append(queues, newRxQueue(e, s))
@@ -125,6 +147,56 @@ func (e *Endpoint) start(a *netlink.LinkAttrs) error {
 		go q.run()
 	}
 	return nil
+}
+
+// Pause stops receiving and sending: frames that arrive wait in the sockets, as
+// many as fit, and what the stack still sends is dropped and counted. When it
+// returns no frame is being handled and what was collected has left. It may be
+// called again, as Resume may.
+func (e *Endpoint) Pause() {
+	e.paused.Store(true)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, q := range e.queues {
+		q.busy.Lock() // whoever comes later sees the flag
+		q.busy.Unlock()
+	}
+	e.txq.pause(true)
+}
+
+// Resume goes on after Pause.
+func (e *Endpoint) Resume() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.paused.Swap(false) {
+		return
+	}
+	e.txq.pause(false)
+	for _, q := range e.queues {
+		// The poller tells of arrivals, not of what waits: have it look.
+		_ = q.socket.file.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed socket
+	}
+}
+
+// Sockets are duplicates of the packet sockets in which frames wait, for a
+// process that takes this one's place. The caller closes them.
+func (e *Endpoint) Sockets() (files []*os.File, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, q := range e.queues {
+		f, err := q.socket.duplicate()
+		if err != nil {
+			for _, f := range files {
+				_ = f.Close() // nothing was written to it
+			}
+			return nil, fmt.Errorf("sockets of %s: %w", e.name, err)
+		}
+		files = append(files, f)
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("sockets of %s: the card is gone", e.name)
+	}
+	return files, nil
 }
 
 // Name is the kernel's name of the card.

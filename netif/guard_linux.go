@@ -180,6 +180,17 @@ func filtersOf(index int, parent uint32) ([][]byte, error) {
 	return found, nil
 }
 
+// guardOf is the kind of the filter that is in place, "" without one.
+func guardOf(index int) (string, error) {
+	all, err := filtersOf(index, tcIngress)
+	for _, raw := range all {
+		if isGuard(raw) {
+			return unix.ByteSliceToString(attribute(raw[tcHead:], nl.TCA_KIND)), nil
+		}
+	}
+	return "", err
+}
+
 // isGuard reports whether a filter was made by addGuard.
 func isGuard(raw []byte) bool {
 	switch unix.ByteSliceToString(attribute(raw[tcHead:], nl.TCA_KIND)) {

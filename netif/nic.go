@@ -62,6 +62,23 @@ func Release(name, stateDir string) error {
 	return nil
 }
 
+// Adopt takes a card over from the running process that has claimed it: on the
+// card nothing changes, Release is this process's from now on.
+func Adopt(name string, o ClaimOptions, pid int) (*NIC, error) {
+	n, err := newKeeper(o.StateDir, o.Log).adopt(name, pid)
+	if err != nil {
+		return nil, fmt.Errorf("adopt %s: %w", name, err)
+	}
+	return n, nil
+}
+
+// Leave makes Release do nothing: another process adopts the card.
+func (n *NIC) Leave() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.released = true
+}
+
 // Name is the kernel's name of the card.
 func (n *NIC) Name() string { return n.name }
 

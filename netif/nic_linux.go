@@ -76,6 +76,43 @@ func (k *keeper) claim(name string, mtu int) (*NIC, error) {
 	return n, nil
 }
 
+// adopt does what Adopt says.
+func (k *keeper) adopt(name string, pid int) (*NIC, error) {
+	link, err := findCard(name)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lockDir(k.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	s, err := loadState(k.dir, name)
+	if err != nil {
+		return nil, err
+	}
+	at, err := here()
+	if err != nil {
+		return nil, err
+	}
+	a := link.Attrs()
+	if why := s.gone(a, at); why != "" {
+		return nil, errors.New(why)
+	}
+	if s.Owner.PID != pid {
+		return nil, fmt.Errorf("the card is held by process %d, not by %d", s.Owner.PID, pid)
+	}
+	if s.Owner, err = self(); err != nil {
+		return nil, err
+	}
+	if err := s.save(k.dir); err != nil {
+		return nil, err
+	}
+	n := &NIC{name: a.Name, index: a.Index, mtu: a.MTU, mac: a.HardwareAddr, driver: driverOf(a.Name), keeper: k, state: s}
+	n.guard, err = guardOf(a.Index)
+	return n, err
+}
+
 // take changes the card. The guard comes first: from then on the kernel is silent.
 func (k *keeper) take(n *NIC, link netlink.Link) error {
 	index, name := n.index, n.name

@@ -2,6 +2,10 @@ package netif
 
 import (
 	"encoding/binary"
+	"errors"
+	"os"
+	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +56,7 @@ type rxQueue struct {
 	msgs   []mmsghdr
 	frame  frame.Frame // the one being handled: filters get a pointer, so it lives here
 	wary   bool        // a read has failed here: see receive
+	busy   sync.Mutex  // held while frames are handled
 }
 
 func newRxQueue(e *Endpoint, s *socket) *rxQueue {
@@ -80,7 +85,12 @@ func (s *rxSlot) refill() {
 // the thread that sees the frame arrive is the one that handles it.
 func (q *rxQueue) run() {
 	defer q.e.wg.Done()
-	_ = q.socket.raw.Read(q.receive) // ends with the socket; receive has counted errors
+	for {
+		err := q.socket.raw.Read(q.receive) // ends with the socket; receive has counted errors
+		if !errors.Is(err, os.ErrDeadlineExceeded) || q.socket.file.SetReadDeadline(time.Time{}) != nil {
+			break
+		}
+	}
 	for i := range q.slots {
 		q.slots[i].view.Release()
 	}
@@ -99,6 +109,11 @@ const rxFailures = 64
 // frame on, whose successors may have to wait for one more, the socket is
 // asked again after each batch.
 func (q *rxQueue) receive(fd uintptr) bool {
+	q.busy.Lock()
+	defer q.busy.Unlock()
+	if q.e.paused.Load() {
+		return false // frames wait in the socket; Resume looks for them
+	}
 	for failures := 0; failures < rxFailures; {
 		for i := range q.msgs {
 			q.msgs[i].hdr.SetControllen(auxRoom)

@@ -194,6 +194,51 @@ func openPacket() (int, error) {
 	return fd, nil
 }
 
+// inherit takes over sockets that another process has set up. On an error they
+// are the caller's still.
+func inherit(files []*os.File, ifindex int) (all []*socket, err error) {
+	for _, f := range files {
+		raw, err := f.SyscallConn()
+		if err != nil {
+			return nil, fmt.Errorf("poll packet socket: %w", err)
+		}
+		s := &socket{file: f, raw: raw}
+		err = s.control(func(fd int) error { return isSocketOf(fd, ifindex) })
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// isSocketOf tells why a file is no packet socket of a card.
+func isSocketOf(fd, ifindex int) error {
+	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_PACKET {
+		return errors.New("what was inherited is no packet socket")
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return fmt.Errorf("inherited packet socket: %w", err)
+	}
+	if at, ok := name.(*unix.SockaddrLinklayer); !ok || at.Ifindex != ifindex {
+		return errors.New("the inherited packet socket is of another card")
+	}
+	return nil
+}
+
+// duplicate is another file of the same socket.
+func (s *socket) duplicate() (f *os.File, err error) {
+	err = s.control(func(fd int) error {
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err == nil {
+			f = os.NewFile(uintptr(dup), "packet")
+		}
+		return err
+	})
+	return f, err
+}
+
 func (s *socket) control(f func(fd int) error) error {
 	var err error
 	if cerr := s.raw.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil {

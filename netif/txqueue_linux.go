@@ -25,6 +25,7 @@ type txQueue struct {
 	sending sync.Mutex // guards what follows; taken before mu. Batches go out in the order they were filled
 	other   *batch     // being sent, or empty
 	fd      int        // the socket to send by; -1 when there is none: closed, or between two cards
+	paused  bool       // what comes is dropped
 	wake    chan struct{}
 	closed  atomic.Bool
 }
@@ -78,7 +79,20 @@ func (q *txQueue) flushLocked() {
 	q.mu.Lock()
 	q.open, q.other = q.other, q.open
 	q.mu.Unlock()
-	q.other.flush(q.fd)
+	fd := q.fd
+	if q.paused {
+		fd = -1
+	}
+	q.other.flush(fd)
+}
+
+// pause sends what was collected and drops what comes, until it is called with
+// false.
+func (q *txQueue) pause(on bool) {
+	q.sending.Lock()
+	defer q.sending.Unlock()
+	q.flushLocked()
+	q.paused = on
 }
 
 // add takes a packet, and sends if there is enough to send. It reports whether
