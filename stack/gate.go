@@ -17,6 +17,7 @@ import (
 type Gate struct {
 	mu     sync.Mutex                              // guards changes of closed
 	closed atomic.Pointer[map[netip.AddrPort]bool] // value: answer with RST
+	held   atomic.Bool
 	Count  GateCounters
 }
 
@@ -36,6 +37,10 @@ func (g *Gate) Refuse(addr netip.AddrPort, how string) {
 func (g *Gate) Allow(addr netip.AddrPort) {
 	g.change(func(m map[netip.AddrPort]bool) { delete(m, addr) })
 }
+
+// Hold ignores every new connection while on: it is asked for again after a
+// second (RFC 6298, 2.1), when somebody else may answer.
+func (g *Gate) Hold(on bool) { g.held.Store(on) }
 
 func (g *Gate) change(f func(map[netip.AddrPort]bool)) {
 	g.mu.Lock()
@@ -59,8 +64,8 @@ func (g *Gate) Outbound(*frame.Frame) frame.Verdict { return frame.Pass }
 
 // Inbound implements frame.Filter.
 func (g *Gate) Inbound(f *frame.Frame) frame.Verdict {
-	closed := g.closed.Load()
-	if closed == nil {
+	closed, held := g.closed.Load(), g.held.Load()
+	if closed == nil && !held {
 		return frame.Pass
 	}
 	l, ok := frame.Parse(f.Net)
@@ -70,6 +75,10 @@ func (g *Gate) Inbound(f *frame.Frame) frame.Verdict {
 	const syn, ack, rst = 0x02, 0x10, 0x04
 	if tcp := f.Net[l.Transport:]; tcp[13]&(syn|ack|rst) != syn {
 		return frame.Pass
+	}
+	if held {
+		g.Count.Ignored.Add(1)
+		return frame.Drop
 	}
 	reset, refused := (*closed)[destination(f.Net, l)]
 	switch {

@@ -176,7 +176,7 @@ func (s *Stack) gather(conns []*Conn) ([]savedConn, *root, error) {
 // state. In TIME-WAIT the table does.
 func finishing(state tcp.EndpointState) bool {
 	switch state {
-	case tcp.StateFinWait1, tcp.StateFinWait2, tcp.StateClosing, tcp.StateLastAck, tcp.StateCloseWait, tcp.StateEstablished:
+	case tcp.StateFinWait1, tcp.StateFinWait2, tcp.StateClosing, tcp.StateLastAck:
 		return true
 	}
 	return false
@@ -349,7 +349,8 @@ func (f *fields) rearm(e *tcp.Endpoint, clock tcpip.Clock) {
 	e.LockUser()
 	defer e.UnlockUser()
 	snd := get[unsafe.Pointer](unsafe.Pointer(e), f.snd)
-	if snd == nil || !finishing(e.EndpointState()) || get[uint32](snd, f.sndUna) == get[uint32](snd, f.sndNxt) {
+	if state := e.EndpointState(); snd == nil || !finishing(state) && state != tcp.StateEstablished && state != tcp.StateCloseWait ||
+		get[uint32](snd, f.sndUna) == get[uint32](snd, f.sndNxt) {
 		return
 	}
 	f.resend.arm(snd, clock, get[time.Duration](snd, f.rto))

@@ -29,12 +29,17 @@ import (
 // the one that gives memory back (tidy) and the signs of life (manager). The
 // keeper has one that writes the journals, and after a crash one that sweeps.
 type daemon struct {
-	cfg      atomic.Pointer[config.Config] // that is in force
-	log      *slog.Logger
-	stateDir string
-	started  time.Time
-	draining atomic.Bool
-	askStop  func() // as SIGTERM
+	cfg       atomic.Pointer[config.Config] // that is in force
+	log       *slog.Logger
+	stateDir  string
+	started   time.Time
+	draining  atomic.Bool
+	askStop   func() // as SIGTERM
+	manager   *manager
+	binary    string // this program's file, and args what it was started with
+	args      []string
+	taking    *takeover     // of the process that this one takes the place of, until it serves; or nil
+	succeeded chan struct{} // closed once another process has taken this one's place
 
 	reloading sync.Mutex                // held while the configuration changes; guards the rest
 	retired   map[services.Service]bool // those that a reload has taken out
@@ -42,6 +47,7 @@ type daemon struct {
 
 	nics       []*netif.NIC
 	gate       stack.Gate
+	clock      *stack.Clock
 	flows      *flow.Table
 	cards      []*flow.Card // one for each endpoint
 	endpoints  []*netif.Endpoint
@@ -58,21 +64,39 @@ func (d *daemon) conf() *config.Config { return d.cfg.Load() }
 
 // start takes the cards and serves. After an error stop undoes what was done.
 func (d *daemon) start(ctx context.Context) error {
-	if socket := d.conf().Admin.Socket; socket != "" {
-		if err := admin.Free(socket); err != nil { // before anything is touched
+	var clock, loops time.Duration
+	switch t := d.taking; {
+	case t != nil:
+		if err := t.receive(d.conf().Interfaces); err != nil {
+			return err
+		}
+		clock, loops = t.state.Clock, t.state.Loops
+	case d.conf().Admin.Socket != "":
+		if err := admin.Free(d.conf().Admin.Socket); err != nil { // before anything is touched
 			return err
 		}
 	}
-	d.flows = flow.New(flow.Options{Policies: d.conf().Policies})
+	d.clock = stack.NewClock(clock)
+	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock})
 	links, err := d.openCards()
 	if err != nil {
 		return err
 	}
-	d.stack, err = stack.New(ctx, stack.Options{Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Log: d.log})
+	if d.taking != nil {
+		if err := d.loadFlows(); err != nil {
+			return err
+		}
+	}
+	d.stack, err = stack.New(ctx, stack.Options{
+		Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Owned: d.taking != nil, Log: d.log, Clock: d.clock,
+	})
 	if err != nil {
 		return err
 	}
-	d.loops = services.NewLoops(services.LoopOptions{N: runtime.GOMAXPROCS(0), Log: d.log})
+	d.loops = services.NewLoops(services.LoopOptions{N: runtime.GOMAXPROCS(0), Log: d.log, Since: loops})
+	if d.taking != nil {
+		d.loops.Pause()
+	}
 	all, err := d.makeServices()
 	if err != nil {
 		return err
@@ -80,6 +104,14 @@ func (d *daemon) start(ctx context.Context) error {
 	d.supervisor = services.NewSupervisor(all...)
 	if err := d.supervisor.Start(ctx); err != nil {
 		return err
+	}
+	if d.taking != nil {
+		if err := d.loadSessions(); err != nil {
+			return err
+		}
+		if err := d.adopt(); err != nil {
+			d.log.Warn("a card will not be given back to the kernel in the end: `appliance nic release` does it", "error", err)
+		}
 	}
 	for _, s := range all {
 		d.log.Info("serving", "service", s.Name(), "type", s.Type(), "listen", s.Addrs())
@@ -95,22 +127,31 @@ func (d *daemon) start(ctx context.Context) error {
 	return nil
 }
 
-// openCards claims the cards and starts their endpoints, all of them or an error.
+// openCards claims the cards and starts their endpoints, all of them or an
+// error. Those of a process whose place is taken do not run yet.
 func (d *daemon) openCards() ([]stack.Link, error) {
 	links := make([]stack.Link, 0, len(d.conf().Interfaces))
-	for _, i := range d.conf().Interfaces {
-		nic, err := netif.Claim(i.Name, netif.ClaimOptions{StateDir: d.stateDir, MTU: i.MTU, Log: d.log})
-		if err != nil {
-			return nil, err
+	for n, i := range d.conf().Interfaces {
+		o := netif.EndpointOptions{Queues: i.Queues, Log: d.log}
+		var mac [6]byte
+		if t := d.taking; t != nil {
+			mac, o.Paused, o.Inherited = [6]byte(t.state.Cards[n].MAC), true, t.sockets[n]
+		} else {
+			nic, err := netif.Claim(i.Name, netif.ClaimOptions{StateDir: d.stateDir, MTU: i.MTU, Log: d.log})
+			if err != nil {
+				return nil, err
+			}
+			d.nics = append(d.nics, nic)
+			mac = [6]byte(nic.MAC())
 		}
-		d.nics = append(d.nics, nic)
 		delay, card := stack.NewAckDelay(), d.flows.Card()
-		card.Own([6]byte(nic.MAC()))
-		if d.conf().State.Journal {
-			d.recall(len(d.cards), i)
-			d.resume(len(d.cards), i)
+		card.Own(mac)
+		if d.taking == nil && d.conf().State.Journal {
+			d.recall(n, i)
+			d.resume(n, i)
 		}
-		ep, err := netif.Open(i.Name, netif.EndpointOptions{Queues: i.Queues, Filter: stack.Filters{&d.gate, card, delay}, Log: d.log})
+		o.Filter = stack.Filters{&d.gate, card, delay}
+		ep, err := netif.Open(i.Name, o)
 		if err != nil {
 			return nil, err
 		}
@@ -227,6 +268,9 @@ func (d *daemon) logProgress(done <-chan struct{}) {
 // cards go back when nobody uses them.
 func (d *daemon) stop() error {
 	var errs []error
+	if d.taking != nil && d.loops != nil {
+		d.loops.Resume() // or services would wait for them
+	}
 	if d.admin != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		errs = append(errs, d.admin.Close(ctx))
@@ -250,6 +294,9 @@ func (d *daemon) stop() error {
 	}
 	if d.loops != nil {
 		d.loops.Close()
+	}
+	if d.taking != nil && !d.taking.went {
+		return errors.Join(append(errs, d.taking.line.Close())...) // all of it is still another process's
 	}
 	if len(d.cards) > 0 && d.conf().State.Journal { // also after a start that failed
 		errs = append(errs, d.saveTimeWaits())

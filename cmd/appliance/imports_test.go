@@ -17,7 +17,7 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"internal/history", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
+		"internal/handover", "internal/history", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
 	"netif":          {"netif/frame"},
@@ -37,6 +37,7 @@ var allowed = map[string][]string{
 	"internal/journal":      {},
 	"internal/connfilter":   {},
 	"internal/lifecycle":    {},
+	"internal/handover":     {},
 	"internal/history":      {},
 	"internal/lab":          {},
 	"internal/lab/labtest":  {"internal/lab"},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/lastack/lastack/internal/lab/labtest"
@@ -13,6 +14,9 @@ import (
 const playRole = "LASTACK_TEST_APPLIANCE"
 
 func TestMain(m *testing.M) {
+	if how := os.Getenv(successorRole); how != "" && slices.Contains(os.Args, "--"+takeOverFlag) {
+		os.Exit(badSuccessor(how))
+	}
 	if os.Getenv(playRole) != "" {
 		os.Exit(execute(context.Background(), os.Args, os.Stdout, os.Stderr))
 	}

@@ -31,6 +31,7 @@ func runCommand() *cli.Command {
 			stateDirFlag(),
 			&cli.IntFlag{Name: "threads", Usage: "let `N` threads run Go code at once; 0 is half the cores", EnvVars: []string{"APPLIANCE_THREADS"}},
 			&cli.StringFlag{Name: "cpu-profile", Usage: "write where the CPU's time goes to `FILE`.PID, for go tool pprof and make pgo", EnvVars: []string{"APPLIANCE_CPU_PROFILE"}},
+			&cli.IntFlag{Name: takeOverFlag, Hidden: true},
 			&cli.StringFlag{Name: "log-level", Usage: "log from `LEVEL` on: debug, info, warn, error", Value: "info", EnvVars: []string{"APPLIANCE_LOG_LEVEL"}},
 			&cli.StringFlag{Name: "log-format", Usage: "log as `FORMAT`: auto, text, json", Value: "auto", EnvVars: []string{"APPLIANCE_LOG_FORMAT"}},
 		},
@@ -43,7 +44,13 @@ func runAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := config.Load(c.String("config"))
+	var cfg *config.Config
+	var taking *takeover
+	if fd := c.Int(takeOverFlag); fd > 0 {
+		taking, cfg, err = takeOver(fd)
+	} else {
+		cfg, err = config.Load(c.String("config"))
+	}
 	if err != nil {
 		return explainLoad(c, err)
 	}
@@ -57,7 +64,13 @@ func runAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{log: log, retired: make(map[services.Service]bool), stateDir: c.String("state-dir"), started: time.Now()}
+	d := &daemon{
+		log: log, retired: make(map[services.Service]bool), stateDir: c.String("state-dir"), started: time.Now(),
+		args: os.Args[1:], taking: taking, succeeded: make(chan struct{}),
+	}
+	if d.binary, err = os.Executable(); err != nil {
+		log.Warn("SIGUSR2 will not find this program's file", "error", err)
+	}
 	d.cfg.Store(cfg)
 	err = serve(c.Context, d)
 	if failed := profile(); failed != nil {
@@ -76,7 +89,13 @@ func serve(parent context.Context, d *daemon) error {
 	tidying.Go(func() { tidy(ctx) })
 	defer tidying.Wait()
 	defer cancel()
+	d.manager = newManager(d.log)
+	defer d.manager.close()
+	begun := time.Now()
 	if err := d.start(stop.asked); err != nil {
+		if d.taking != nil {
+			_ = d.taking.refuse(err) // if it still listens
+		}
 		err = errors.Join(err, d.stop())
 		if stop.asked.Err() != nil && errors.Is(err, context.Canceled) {
 			d.log.Info("stopped before it was ready")
@@ -84,17 +103,23 @@ func serve(parent context.Context, d *daemon) error {
 		}
 		return err
 	}
-	if err := d.keepConfig(d.conf(), "start", false); err != nil {
+	how := "start"
+	if d.taking != nil {
+		how = "upgrade"
+		d.took()
+	}
+	if err := d.keepConfig(d.conf(), how, false); err != nil {
 		d.log.Warn("the history has a gap", "error", err)
 	}
 	d.log.Info("ready", "version", version, "config", d.conf().File, "services", len(d.conf().Services),
-		"threads", runtime.GOMAXPROCS(0), "took", time.Since(d.started).Round(time.Millisecond))
-	manager := newManager(d.log)
-	defer manager.close()
-	manager.ready(ctx, serving(d.conf()), d.loops.Turn)
-	d.untilAsked(stop, manager)
+		"threads", runtime.GOMAXPROCS(0), "took", time.Since(begun).Round(time.Millisecond))
+	d.manager.ready(ctx, serving(d.conf()), d.loops.Turn)
+	d.untilAsked(stop)
+	if d.succeededAlready() {
+		return d.leave()
+	}
 	d.forgetPending()
-	manager.stopping(d.stopTime())
+	d.manager.stopping(d.stopTime())
 	report := d.drain(stop)
 	if err := d.stop(); err != nil {
 		return err
@@ -103,12 +128,18 @@ func serve(parent context.Context, d *daemon) error {
 	return status(report)
 }
 
-// untilAsked returns when the process is asked to stop, and reloads meanwhile.
-func (d *daemon) untilAsked(stop *stopSignals, m *manager) {
+// untilAsked returns when the process is asked to stop or another has taken its
+// place, and reloads and upgrades meanwhile.
+func (d *daemon) untilAsked(stop *stopSignals) {
+	m := d.manager
 	for {
 		select {
 		case <-stop.asked.Done():
 			return
+		case <-d.succeeded:
+			return
+		case <-stop.upgrade:
+			_, _ = d.Upgrade("") // it says in the log how that went
 		case <-stop.reload:
 			m.reloading()
 			if _, err := d.Reload(); err != nil {
@@ -117,6 +148,17 @@ func (d *daemon) untilAsked(stop *stopSignals, m *manager) {
 			m.say(serving(d.conf()))
 		}
 	}
+}
+
+// leave ends a process whose place another has taken: cards, connections and
+// the files about them are no longer its own.
+func (d *daemon) leave() error {
+	if d.admin == nil {
+		return nil
+	}
+	ctx, cancel := contextWithin(time.Second)
+	defer cancel()
+	return d.admin.Close(ctx) // whoever asked for the upgrade is told
 }
 
 func status(r services.Report) error {

@@ -17,6 +17,7 @@ type stopSignals struct {
 	quit  context.Context // SIGQUIT: reset what is left
 
 	reload  chan struct{} // capacity 1: SIGHUP
+	upgrade chan struct{} // capacity 1: SIGUSR2
 	arrived chan os.Signal
 	done    chan struct{}
 	wg      sync.WaitGroup
@@ -25,7 +26,7 @@ type stopSignals struct {
 
 // watchSignals takes over the process's signals until close.
 func watchSignals(parent context.Context, log *slog.Logger) *stopSignals {
-	s := &stopSignals{reload: make(chan struct{}, 1), arrived: make(chan os.Signal, 8), done: make(chan struct{})}
+	s := &stopSignals{reload: make(chan struct{}, 1), upgrade: make(chan struct{}, 1), arrived: make(chan os.Signal, 8), done: make(chan struct{})}
 	derive := func(ctx context.Context) context.Context {
 		ctx, cancel := context.WithCancel(ctx)
 		s.cancel = append(s.cancel, cancel)
@@ -34,7 +35,7 @@ func watchSignals(parent context.Context, log *slog.Logger) *stopSignals {
 	s.asked, s.hurry, s.quit = derive(parent), derive(context.WithoutCancel(parent)), derive(context.WithoutCancel(parent))
 	// A reader of the log that goes away must not end the process: SIGPIPE
 	// becomes an error of the write.
-	signal.Notify(s.arrived, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(s.arrived, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR2, syscall.SIGPIPE)
 	s.wg.Go(func() { s.watch(log) })
 	return s
 }
@@ -61,6 +62,11 @@ func (s *stopSignals) watch(log *slog.Logger) {
 			select {
 			case s.reload <- struct{}{}:
 			default: // one is about to begin, and will see the same file
+			}
+		case sig == syscall.SIGUSR2:
+			select {
+			case s.upgrade <- struct{}{}:
+			default: // one is about to begin
 			}
 		case sig == syscall.SIGQUIT:
 			log.Warn("SIGQUIT: resetting what is left")

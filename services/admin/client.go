@@ -113,6 +113,13 @@ func (c *Client) Undrain(ctx context.Context, target string) error {
 	return c.ask(ctx, http.MethodPost, "/v1/undrain?"+url.Values{"target": {target}}.Encode(), nil)
 }
 
+// Upgrade hands everything over to another binary; path "" is the daemon's own.
+func (c *Client) Upgrade(ctx context.Context, path string) (Upgraded, error) {
+	var u Upgraded
+	err := c.ask(ctx, http.MethodPost, upgradePath+"?"+url.Values{"path": {path}}.Encode(), &u)
+	return u, err
+}
+
 // Reload puts the configuration file's difference in force.
 func (c *Client) Reload(ctx context.Context) (ConfigDiff, error) {
 	var d ConfigDiff

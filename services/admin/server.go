@@ -22,9 +22,11 @@ import (
 
 // Server answers on a unix socket until Close, which is idempotent.
 type Server struct {
-	http http.Server
-	wg   sync.WaitGroup
-	log  *slog.Logger
+	http     http.Server
+	listener net.Listener // nil between Withdraw and Return
+	wg       sync.WaitGroup
+	log      *slog.Logger
+	rest     sync.RWMutex // read-locked by every answer but that of an upgrade
 }
 
 // Free reports whether a daemon could take the socket: it fails if another
@@ -50,13 +52,18 @@ func Serve(socket string, src Source, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("listen on the admin socket: %w", err)
 	}
 	s := &Server{log: log}
-	s.http = http.Server{Handler: routes(src), ReadHeaderTimeout: 5 * time.Second}
+	s.http = http.Server{Handler: s.atRest(routes(src)), ReadHeaderTimeout: 5 * time.Second}
+	s.serve(l)
+	return s, nil
+}
+
+func (s *Server) serve(l net.Listener) {
+	s.listener = l
 	s.wg.Go(func() {
-		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("the admin socket does not answer any more", "socket", socket, "error", err)
+		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			s.log.Error("the admin socket does not answer any more", "socket", l.Addr(), "error", err)
 		}
 	})
-	return s, nil
 }
 
 func listen(socket string) (net.Listener, error) {
@@ -139,6 +146,9 @@ func routes(src Source) http.Handler {
 	})
 	mux.HandleFunc("POST /v1/config/confirm", func(w http.ResponseWriter, _ *http.Request) { done(w, src.ConfirmConfig()) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.Reload) })
+	mux.HandleFunc("POST "+upgradePath, func(w http.ResponseWriter, r *http.Request) {
+		replyOr(w, func() (Upgraded, error) { return src.Upgrade(r.FormValue("path")) })
+	})
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
 		done(w, src.Stop())
 	})
@@ -160,6 +170,9 @@ func withOrder(f func(http.ResponseWriter, DrainOrder)) http.HandlerFunc {
 		f(w, o)
 	}
 }
+
+// upgradePath is where an upgrade is asked for.
+const upgradePath = "/v1/upgrade"
 
 // configMost bounds a configuration that is sent: what package config takes.
 const configMost = 1 << 20
@@ -248,6 +261,47 @@ func reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	// A client that has left needs no answer.
 	_ = json.NewEncoder(w).Encode(v)
+}
+
+// atRest keeps answers waiting between Rest and Wake, but that of the upgrade
+// which asks for it.
+func (s *Server) atRest(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != upgradePath {
+			s.rest.RLock()
+			defer s.rest.RUnlock()
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Rest waits for the answers under way; those to come wait for Wake.
+func (s *Server) Rest() { s.rest.Lock() }
+
+// Wake ends Rest.
+func (s *Server) Wake() { s.rest.Unlock() }
+
+// Withdraw removes the socket, so that another process can answer there;
+// answers under way finish.
+func (s *Server) Withdraw() error {
+	l := s.listener
+	if s.listener = nil; l == nil {
+		return nil
+	}
+	return l.Close()
+}
+
+// Return takes the socket back after Withdraw, if nobody has it.
+func (s *Server) Return(socket string) error {
+	if s.listener != nil {
+		return nil
+	}
+	l, err := listen(socket)
+	if err != nil {
+		return fmt.Errorf("listen on the admin socket again: %w", err)
+	}
+	s.serve(l)
+	return nil
 }
 
 // Close lets answers under way finish for up to ctx, and removes the socket.

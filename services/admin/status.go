@@ -100,9 +100,22 @@ type Source interface {
 	ConfirmConfig() error
 	ConfigHistory() ([]history.Entry, error)
 	ConfigText(number int) (string, error)
+	// Upgrade hands everything over to the binary at a path, "" is the daemon's
+	// own. After an error all goes on as before.
+	Upgrade(path string) (Upgraded, error)
 	// Stop makes the daemon drain and end, as SIGTERM does; an error says that
 	// it does so already.
 	Stop() error
+}
+
+// Upgraded tells how a hand-over went.
+type Upgraded struct {
+	PID         int           `json:"pid"`     // of the new process
+	Version     string        `json:"version"` // of its binary
+	From        string        `json:"from"`    // the old one's version
+	Connections int           `json:"connections"`
+	Lost        int           `json:"lost"`     // sessions that could not be made again
+	Rested      time.Duration `json:"pause_ns"` // for which nothing was received or sent
 }
 
 // ConfigDiff is what differs between the file and what is in force.

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/handover"
+	"github.com/lastack/lastack/netif"
+	"github.com/lastack/lastack/services"
+	"github.com/lastack/lastack/stack"
+	"github.com/lastack/lastack/stack/flow"
+)
+
+// takeover is the new process's side of an upgrade: see upgrade.go.
+type takeover struct {
+	line    *handover.Line
+	state   handedState
+	sockets [][]*os.File // of each card
+	flows   []byte
+	conns   []byte
+	loaded  *stack.Loaded
+	went    bool // the old process has given its last word
+}
+
+// takeOver greets the old process on a file that was inherited, and returns the
+// configuration that is in force there.
+func takeOver(fd int) (*takeover, *config.Config, error) {
+	line, err := handover.Join(os.NewFile(uintptr(fd), "hand-over"))
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &takeover{line: line}
+	conf, err := t.answer()
+	if err != nil {
+		return nil, nil, errors.Join(err, t.refuse(err), line.Close())
+	}
+	return t, conf, nil
+}
+
+func (t *takeover) refuse(err error) error {
+	if t.went {
+		return nil
+	}
+	return t.line.Refuse(err)
+}
+
+func (t *takeover) answer() (*config.Config, error) {
+	if err := t.line.Within(readyWithin); err != nil {
+		return nil, err
+	}
+	var hello greeting
+	if err := t.line.ReceiveJSON("the greeting", &hello); err != nil {
+		return nil, err
+	}
+	if hello.Form != handoverForm {
+		return nil, fmt.Errorf("version %s takes over state of form %d, and %s has form %d", version, handoverForm, hello.Version, hello.Form)
+	}
+	if hello.Layout != flow.Layout() {
+		return nil, fmt.Errorf("version %s keeps flows in another form than %s", version, hello.Version)
+	}
+	if err := stack.TrySample(bytes.NewReader(hello.Sample)); err != nil {
+		return nil, fmt.Errorf("version %s cannot read the connections of %s: %w", version, hello.Version, err)
+	}
+	conf, err := config.Parse(hello.File, hello.Config)
+	if err != nil {
+		return nil, fmt.Errorf("version %s does not take the configuration: %w", version, err)
+	}
+	return conf, t.line.SendJSON("its first word", ready{version})
+}
+
+// receive waits until the old process rests.
+func (t *takeover) receive(cards []config.Interface) error {
+	if err := t.line.Within(readyWithin + loadedWithin); err != nil {
+		return err
+	}
+	body, files, err := t.line.Receive("the state")
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, &t.state); err != nil {
+		handover.CloseAll(files)
+		return fmt.Errorf("read the state: %w", err)
+	}
+	for i, c := range t.state.Cards {
+		if i >= len(cards) || c.Name != cards[i].Name || len(c.MAC) != 6 || c.Sockets < 1 || c.Sockets > len(files) {
+			handover.CloseAll(files)
+			return fmt.Errorf("the state is about other cards")
+		}
+		t.sockets, files = append(t.sockets, files[:c.Sockets]), files[c.Sockets:]
+	}
+	if len(files) > 0 || len(t.sockets) != len(cards) {
+		handover.CloseAll(files)
+		return fmt.Errorf("the state is about other cards")
+	}
+	if t.flows, _, err = t.line.Receive("the flows"); err != nil {
+		return err
+	}
+	t.conns, _, err = t.line.Receive("the connections")
+	return err
+}
+
+// loadFlows fills the table before its stack starts.
+func (d *daemon) loadFlows() error {
+	cards := make([]int, len(d.cards))
+	for i := range cards {
+		cards[i] = i
+	}
+	_, err := d.flows.Load(bytes.NewReader(d.taking.flows), cards, 0)
+	d.taking.flows = nil
+	return err
+}
+
+// loadSessions makes connections and sessions again, while everything rests, and
+// goes on in the old process's place.
+func (d *daemon) loadSessions() error {
+	t := d.taking
+	var err error
+	if t.loaded, err = d.stack.Load(bufio.NewReader(bytes.NewReader(t.conns))); err != nil {
+		return err
+	}
+	t.conns = nil
+	conn := func(id uint64) services.Conn {
+		if c := t.loaded.Conns[id]; c != nil {
+			return c
+		}
+		return nil // a nil *Conn in the interface would not be nil
+	}
+	var account loaded
+	for _, s := range d.supervisor.Services() {
+		saved := t.state.Services[s.Name()]
+		if saved == nil {
+			return fmt.Errorf("service %s is not in the state", s.Name())
+		}
+		n, err := s.Load(saved, conn)
+		if err != nil {
+			return fmt.Errorf("service %s: %w", s.Name(), err)
+		}
+		account.Connections += n
+	}
+	account.Lost = len(t.loaded.Lost)
+	for _, peer := range t.loaded.Lost {
+		d.log.Warn("a connection could not be taken over", "peer", peer)
+	}
+	if err := t.line.SendJSON("its account", account); err != nil {
+		return err
+	}
+	if _, _, err := t.line.Receive("go"); err != nil {
+		return err
+	}
+	t.went = true
+	d.log.Info("took over", "from", t.state.PID, "connections", account.Connections, "orphans", t.loaded.Orphans)
+	return nil
+}
+
+// adopt makes the cards ours and lets everything run.
+func (d *daemon) adopt() error {
+	t := d.taking
+	var errs []error
+	for _, c := range t.state.Cards {
+		nic, err := netif.Adopt(c.Name, netif.ClaimOptions{StateDir: d.stateDir, Log: d.log}, t.state.PID)
+		if err != nil {
+			errs = append(errs, err) // it works all the same, but will not be given back
+			continue
+		}
+		d.nics = append(d.nics, nic)
+	}
+	for _, ep := range d.endpoints {
+		ep.Resume()
+	}
+	t.loaded.Go()
+	d.flows.OpenWindows()
+	d.loops.Resume()
+	d.started = t.state.Began
+	return errors.Join(errs...)
+}
+
+// took tells the old process that it may end.
+func (d *daemon) took() {
+	if err := errors.Join(d.taking.line.SendJSON("its last word", struct{}{}), d.taking.line.Close()); err != nil {
+		d.log.Warn("the old process was not told that it may end", "error", err)
+	}
+	d.taking = nil
+}
+
+func contextWithin(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), d)
+}

@@ -1,0 +1,366 @@
+package main
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lastack/lastack/internal/handover"
+	"github.com/lastack/lastack/services"
+	"github.com/lastack/lastack/services/admin"
+	"github.com/lastack/lastack/stack"
+	"github.com/lastack/lastack/stack/flow"
+)
+
+// An upgrade in place, in the order in which the two processes speak:
+//
+//	old  greeting    configuration, form of the state, a sample connection
+//	new  ready       it can read all that; nothing has been paused yet
+//	     (old comes to rest: frames wait in the packet sockets)
+//	old  state       services' sessions, with the packet sockets
+//	old  flows, connections
+//	new  loaded      it could go on
+//	old  go          the last word: from here the old one sends nothing more
+//	new  serving     the old one ends
+//
+// Until "go" either may give up, and the old one goes on.
+
+// handoverForm is the version of what the messages mean.
+const handoverForm = 1
+
+// Bounds of an upgrade: of a start without connections, of what is read and
+// made again, and of the word in the end.
+const (
+	readyWithin    = 20 * time.Second
+	loadedWithin   = 30 * time.Second
+	servingWithin  = 10 * time.Second
+	shakeHands     = 250 * time.Millisecond // for handshakes under way
+	shakeHandsTick = 2 * time.Millisecond
+)
+
+// greeting is what the new process has to understand first.
+type greeting struct {
+	Form    int    `json:"form"`
+	Version string `json:"version"`
+	Layout  string `json:"layout"` // of the flow table's records
+	File    string `json:"file"`
+	Config  []byte `json:"config"`
+	Sample  []byte `json:"sample"`
+}
+
+// ready is the answer.
+type ready struct {
+	Version string `json:"version"`
+}
+
+// handedState is what is no connection.
+type handedState struct {
+	PID      int                        `json:"pid"`
+	Clock    time.Duration              `json:"clock"` // of the stack, when it rested
+	Loops    time.Duration              `json:"loops"` // of the loops
+	Began    time.Time                  `json:"began"` // the first process of the line
+	Cards    []handedCard               `json:"cards"`
+	Services map[string]*services.Saved `json:"services"`
+}
+
+type handedCard struct {
+	Name    string `json:"name"`
+	MAC     []byte `json:"mac"`
+	Sockets int    `json:"sockets"`
+}
+
+// loaded is what the new process has made of it.
+type loaded struct {
+	Connections int `json:"connections"`
+	Lost        int `json:"lost"`
+}
+
+// Upgrade implements admin.Source.
+func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	begun := time.Now()
+	defer func() {
+		if err != nil {
+			d.log.Error("the upgrade has failed, everything goes on as before", "binary", path, "error", err)
+		}
+	}()
+	if path == "" {
+		path = d.binary
+	}
+	if err := d.mayUpgrade(path); err != nil {
+		return up, err
+	}
+	d.log.Info("upgrading", "binary", path)
+	line, child, err := d.succeed(path)
+	if err != nil {
+		return up, err
+	}
+	defer line.Close() // nobody hears more
+	up.From, up.PID = version, child.Process.Pid
+	err = d.greet(line, &up)
+	if err == nil {
+		err = d.handOver(line, &up)
+	}
+	if err != nil {
+		return up, errors.Join(err, dismiss(child))
+	}
+	d.log.Info("upgraded", "pid", up.PID, "version", up.Version, "connections", up.Connections, "lost", up.Lost,
+		"pause", up.Rested.Round(time.Millisecond), "took", time.Since(begun).Round(time.Millisecond))
+	d.manager.say(fmt.Sprintf("MAINPID=%d", up.PID))
+	close(d.succeeded)
+	return up, nil
+}
+
+// mayUpgrade tells why there can be no upgrade now, or with this binary.
+func (d *daemon) mayUpgrade(path string) error {
+	switch {
+	case d.succeededAlready():
+		return errors.New("another process has taken over already")
+	case d.draining.Load():
+		return errors.New("the appliance is about to stop")
+	case d.pending != nil:
+		return errors.New("a change of the configuration waits for its confirmation: confirm it or roll it back first")
+	}
+	for s := range d.retired {
+		if s.Phase() < services.Closed {
+			return fmt.Errorf("service %s, which a reload has removed, still drains: wait for it", s.Name())
+		}
+	}
+	return checkBinary(path)
+}
+
+func (d *daemon) succeededAlready() bool {
+	select {
+	case <-d.succeeded:
+		return true
+	default:
+		return false
+	}
+}
+
+// machines are the ELF names of what we run on.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+
+// checkBinary finds out early what the kernel would say in its own words.
+func checkBinary(path string) error {
+	fi, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no file %s", path)
+	case err != nil:
+		return fmt.Errorf("look at the new binary: %w", err)
+	case !fi.Mode().IsRegular() || fi.Mode().Perm()&0o111 == 0:
+		return fmt.Errorf("%s is not an executable file", path)
+	}
+	f, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s is not a program for Linux", path)
+	}
+	defer f.Close()
+	if want := machines[runtime.GOARCH]; f.Machine != want {
+		return fmt.Errorf("%s is for another architecture: %s, and this machine runs %s", path, f.Machine, want)
+	}
+	return nil
+}
+
+// succeed starts the new process.
+func (d *daemon) succeed(path string) (*handover.Line, *exec.Cmd, error) {
+	line, theirs, err := handover.Pair()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer theirs.Close()
+	child := exec.Command(path, append(withoutTakeOver(d.args), "--"+takeOverFlag, "3")...)
+	// The service manager's watchdog is for the process that has this number.
+	child.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WATCHDOG_PID=") })
+	child.Stdout, child.Stderr, child.ExtraFiles = os.Stdout, os.Stderr, []*os.File{theirs}
+	if err := child.Start(); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("start the new binary: %w", err), line.Close())
+	}
+	return line, child, nil
+}
+
+// withoutTakeOver are a process's arguments but the flag that made it take over.
+func withoutTakeOver(args []string) (rest []string) {
+	for i := 0; i < len(args); i++ {
+		if args[i] == "--"+takeOverFlag {
+			i++
+			continue
+		}
+		rest = append(rest, args[i])
+	}
+	return rest
+}
+
+// dismiss ends a new process that will not take over.
+func dismiss(child *exec.Cmd) error {
+	if err := child.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	_ = child.Wait() // its status is that of the kill, or said in its own words
+	return nil
+}
+
+// greet has the new process show that it can take over.
+func (d *daemon) greet(line *handover.Line, up *admin.Upgraded) error {
+	var sample bytes.Buffer
+	if err := stack.Sample(&sample); err != nil {
+		return err
+	}
+	conf := d.conf()
+	if err := line.Within(readyWithin); err != nil {
+		return err
+	}
+	var answer ready
+	err := line.SendJSON("the greeting", greeting{handoverForm, version, flow.Layout(), conf.File, conf.Text, sample.Bytes()})
+	if err == nil {
+		err = line.ReceiveJSON("its first word", &answer)
+	}
+	if err != nil {
+		return fmt.Errorf("the new binary cannot take over: %w", err)
+	}
+	up.Version = answer.Version
+	return nil
+}
+
+// handOver comes to rest and lets the new process go on; if that fails this one
+// does.
+func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
+	if err := line.Within(loadedWithin); err != nil {
+		return err
+	}
+	if d.admin != nil {
+		d.admin.Rest()
+		defer d.admin.Wake()
+	}
+	d.gate.Hold(true)
+	defer d.gate.Hold(false)
+	d.shakeHands()
+	begun := time.Now()
+	if err := d.comeToRest(); err != nil {
+		return err
+	}
+	got, err := d.tell(line)
+	if err == nil && d.admin != nil {
+		err = d.admin.Withdraw()
+	}
+	if err == nil {
+		err = line.Send("go", nil)
+	}
+	if err != nil {
+		return errors.Join(err, d.goOn())
+	}
+	for _, nic := range d.nics {
+		nic.Leave()
+	}
+	// It has the last word: what it sent can't be unsent here.
+	if err := errors.Join(line.Within(servingWithin), line.ReceiveJSON("its last word", &struct{}{})); err != nil {
+		d.log.Error("the new process has taken over and does not answer", "pid", up.PID, "error", err)
+	}
+	up.Connections, up.Lost, up.Rested = got.Connections, got.Lost, time.Since(begun)
+	return nil
+}
+
+// shakeHands lets handshakes under way finish, and the services take them.
+func (d *daemon) shakeHands() {
+	for end := time.Now().Add(shakeHands); d.flows.HalfOpen() > 0 && time.Now().Before(end); {
+		time.Sleep(shakeHandsTick)
+	}
+	ctx, cancel := contextWithin(shakeHands)
+	defer cancel()
+	for range 2 {
+		_ = d.loops.Turn(ctx) // one that is late is no reason to fail
+	}
+}
+
+// comeToRest makes everything stand still that changes a connection.
+func (d *daemon) comeToRest() error {
+	if d.keeper != nil {
+		d.keeper.close()
+	}
+	d.flows.CloseWindows()
+	d.loops.Pause()
+	for _, ep := range d.endpoints {
+		ep.Pause()
+	}
+	return d.stack.Pause()
+}
+
+// goOn is the end of a rest that nobody used.
+func (d *daemon) goOn() (err error) {
+	d.stack.Resume()
+	for _, ep := range d.endpoints {
+		ep.Resume()
+	}
+	d.flows.OpenWindows()
+	d.loops.Resume()
+	if d.keeper != nil {
+		d.keeper = keep(d)
+	}
+	if d.admin != nil {
+		err = d.admin.Return(d.conf().Admin.Socket)
+	}
+	return err
+}
+
+// tell sends all that the new process needs, and hears whether it has it.
+func (d *daemon) tell(line *handover.Line) (got loaded, err error) {
+	state := handedState{
+		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved),
+	}
+	var files []*os.File
+	defer func() { handover.CloseAll(files) }()
+	for i, ep := range d.endpoints {
+		sockets, err := ep.Sockets()
+		if err != nil {
+			return got, err
+		}
+		files = append(files, sockets...)
+		state.Cards = append(state.Cards, handedCard{ep.Name(), d.nics[i].MAC(), len(sockets)})
+	}
+	var conns []*stack.Conn
+	for _, s := range d.supervisor.Services() {
+		saved, held := s.Save()
+		state.Services[s.Name()] = saved
+		for _, c := range held {
+			one, ok := c.(*stack.Conn)
+			if !ok {
+				return got, fmt.Errorf("service %s: internal error: a connection is a %T", s.Name(), c)
+			}
+			conns = append(conns, one)
+		}
+	}
+	var flows, image bytes.Buffer
+	if err := d.flows.Save(&flows); err != nil {
+		return got, err
+	}
+	if err := d.stack.Save(&image, conns); err != nil {
+		return got, err
+	}
+	err = line.SendJSON("the state", state, files...)
+	if err == nil {
+		err = line.Send("the flows", flows.Bytes())
+	}
+	if err == nil {
+		err = line.Send("the connections", image.Bytes())
+	}
+	if err == nil {
+		err = line.ReceiveJSON("its account", &got)
+	}
+	if err != nil {
+		return got, fmt.Errorf("the new process could not take over: %w", err)
+	}
+	return got, nil
+}
+
+// takeOverFlag names the line that a new process inherits.
+const takeOverFlag = "take-over"
