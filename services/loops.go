@@ -13,6 +13,7 @@ type LoopOptions struct {
 	Clock   func() time.Time // nil is time.Now
 	Scratch int              // bytes of a loop's read buffer; 0 is 256 KiB
 	Log     *slog.Logger     // nil is silent
+	Since   time.Duration    // what their time begins at: that of the process before
 }
 
 // scratchSize is what a loop reads at once at most: four GSO super-frames, so
@@ -26,6 +27,7 @@ type Loops struct {
 	epoch time.Time
 	clock func() time.Time
 	close sync.Once
+	rest  rest
 }
 
 // NewLoops starts the loops.
@@ -42,7 +44,7 @@ func NewLoops(o LoopOptions) *Loops {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	ls := &Loops{epoch: o.Clock(), clock: o.Clock}
+	ls := &Loops{epoch: o.Clock().Add(-o.Since), clock: o.Clock}
 	pool := newBuffers()
 	for range o.N {
 		l := newLoop(o, ls.epoch, pool)
@@ -76,6 +78,7 @@ func (ls *Loops) Stats() LoopStats {
 // Close stops the loops after the tasks they are running, and waits for them.
 // What is woken later never runs: close the Services first.
 func (ls *Loops) Close() {
+	ls.Resume()
 	ls.close.Do(func() {
 		for _, l := range ls.all {
 			l.close()

@@ -222,18 +222,9 @@ func (s *Server) Ended() []Ended { return s.ring.list() }
 
 // Counters are the service's totals.
 func (s *Server) Counters() Counters {
-	c := Counters{
-		Accepted: s.tally.accepted.Load(), AcceptErrors: s.tally.acceptErrors.Load(), Full: s.tally.full.Load(),
-		Active:    s.active.Load(),
-		Ended:     make(map[string]uint64),
-		ToBackend: s.tally.toBackend.Load(), ToClient: s.tally.toClient.Load(),
-	}
+	c := s.tally.counters()
+	c.Active = s.active.Load()
 	c.Settling = max(0, s.live.Load()-c.Active)
-	for r := range reasons {
-		if n := s.tally.ended[r].Load(); n > 0 {
-			c.Ended[r.String()] = n
-		}
-	}
 	var all []seen
 	for _, sh := range s.shards {
 		all = sh.sessions(all)

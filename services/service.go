@@ -43,6 +43,12 @@ type Service interface {
 	Withdraw(keep []netip.AddrPort)
 	Update(c config.Service, p config.Policy, how config.Drain) error
 	Settings() *Settings
+	// Save describes every live session while the loops rest; conns are the
+	// connections that they hold. Nothing changes. Load makes the sessions again, in
+	// a service that serves and whose loops rest; conn finds a connection by the ID
+	// it had, or nil. It returns how many sessions live on.
+	Save() (s *Saved, conns []Conn)
+	Load(s *Saved, conn func(id uint64) Conn) (n int, err error)
 	// Close resets what is left and stops listening. It is idempotent.
 	Close()
 

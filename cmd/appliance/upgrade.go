@@ -69,6 +69,7 @@ type handedState struct {
 	Began    time.Time                  `json:"began"` // the first process of the line
 	Cards    []handedCard               `json:"cards"`
 	Services map[string]*services.Saved `json:"services"`
+	Drains   []services.DrainRow        `json:"drains"` // oldest first
 }
 
 type handedCard struct {
@@ -327,6 +328,8 @@ func (d *daemon) tell(line *handover.Line) (got loaded, err error) {
 		files = append(files, sockets...)
 		state.Cards = append(state.Cards, handedCard{ep.Name(), d.nics[i].MAC(), len(sockets)})
 	}
+	state.Drains = d.Drains()
+	slices.Reverse(state.Drains)
 	var conns []*stack.Conn
 	for _, s := range d.supervisor.Services() {
 		saved, held := s.Save()

@@ -135,6 +135,7 @@ func (r *rig) chatter(n int, addr string, waits *stalls) (asked *atomic.Int64, s
 	for i := range n {
 		c := r.dial(addr)
 		all.Go(func() {
+			defer c.Close()
 			if err := chat(ctx, c, i, asked, waits); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
@@ -212,7 +213,9 @@ drain: {deadline: 2s, fin_grace: 2s}
 			t.Errorf("upgrade %d: %d connections went over, %d were lost", i, got.Connections, got.Lost)
 		}
 		exchange(t, own, "still there\n", "still there\n")
-		exchange(t, r.dial("192.0.2.10:77"), "new\n", "new\n")
+		c := r.dial("192.0.2.10:77")
+		exchange(t, c, "new\n", "new\n")
+		c.Close()
 		time.Sleep(200 * time.Millisecond)
 		longest, rested = max(longest, waits.take()), max(rested, got.Rested)
 	}
@@ -229,7 +232,7 @@ drain: {deadline: 2s, fin_grace: 2s}
 	}
 	polite(t, own)
 	l.stop()
-	if text := l.log(); !strings.Contains(text, "msg=drained") || strings.Contains(text, "level=ERROR") {
+	if text := l.log(); !strings.Contains(text, "INF drained clean=1 reset=0 unacked=0") || strings.Contains(text, " ERR ") {
 		t.Error("the last process did not drain without errors")
 	}
 	// The last one gave the cards back.
@@ -348,7 +351,9 @@ func TestTheOldProcessGoesOnIfTheNewOneDoesNot(t *testing.T) {
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
-			exchange(t, r.dial("192.0.2.10:7"), "new\n", "new\n")
+			c := r.dial("192.0.2.10:7")
+			exchange(t, c, "new\n", "new\n")
+			polite(t, c)
 			l.stop()
 		})
 	}
