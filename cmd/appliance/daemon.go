@@ -106,6 +106,7 @@ func (d *daemon) start(ctx context.Context) error {
 		return err
 	}
 	if d.taking != nil {
+		d.log.Debug("made a stack and services", "after", time.Since(d.taking.began).Round(time.Millisecond))
 		if err := d.loadSessions(); err != nil {
 			return err
 		}

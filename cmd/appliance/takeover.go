@@ -28,6 +28,7 @@ type takeover struct {
 	flows   []byte
 	conns   []byte
 	loaded  *stack.Loaded
+	began   time.Time // of the rest, about
 	went    bool // the old process has given its last word
 }
 
@@ -101,6 +102,7 @@ func (t *takeover) receive(cards []config.Interface) error {
 		handover.CloseAll(files)
 		return fmt.Errorf("the state is about other cards")
 	}
+	t.began = time.Now()
 	if t.flows, _, err = t.line.Receive("the flows"); err != nil {
 		return err
 	}
@@ -123,6 +125,7 @@ func (d *daemon) loadFlows() error {
 // goes on in the old process's place.
 func (d *daemon) loadSessions() error {
 	t := d.taking
+	began := time.Now()
 	var err error
 	if t.loaded, err = d.stack.Load(bufio.NewReader(bytes.NewReader(t.conns))); err != nil {
 		return err
@@ -153,6 +156,7 @@ func (d *daemon) loadSessions() error {
 	for _, peer := range t.loaded.Lost {
 		d.log.Warn("a connection could not be taken over", "peer", peer)
 	}
+	d.log.Debug("made connections again", "took", time.Since(began).Round(time.Millisecond))
 	if err := t.line.SendJSON("its account", account); err != nil {
 		return err
 	}

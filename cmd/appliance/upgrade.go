@@ -245,11 +245,14 @@ func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
 	}
 	d.gate.Hold(true)
 	defer d.gate.Hold(false)
-	d.shakeHands()
 	begun := time.Now()
+	d.shakeHands()
+	shaken := time.Now()
 	if err := d.comeToRest(); err != nil {
 		return err
 	}
+	d.log.Debug("at rest", "handshakes", shaken.Sub(begun).Round(time.Millisecond), "rest", time.Since(shaken).Round(time.Millisecond))
+	begun = shaken
 	got, err := d.tell(line)
 	if err == nil && d.admin != nil {
 		err = d.admin.Withdraw()
@@ -342,6 +345,7 @@ func (d *daemon) tell(line *handover.Line) (got loaded, err error) {
 			conns = append(conns, one)
 		}
 	}
+	began := time.Now()
 	var flows, image bytes.Buffer
 	if err := d.flows.Save(&flows); err != nil {
 		return got, err
@@ -349,6 +353,8 @@ func (d *daemon) tell(line *handover.Line) (got loaded, err error) {
 	if err := d.stack.Save(&image, conns); err != nil {
 		return got, err
 	}
+	d.log.Debug("wrote the state", "flows", flows.Len(), "connections", image.Len(), "took", time.Since(began).Round(time.Millisecond))
+	began = time.Now()
 	err = line.SendJSON("the state", state, files...)
 	if err == nil {
 		err = line.Send("the flows", flows.Bytes())
@@ -356,6 +362,7 @@ func (d *daemon) tell(line *handover.Line) (got loaded, err error) {
 	if err == nil {
 		err = line.Send("the connections", image.Bytes())
 	}
+	d.log.Debug("sent the state", "took", time.Since(began).Round(time.Millisecond))
 	if err == nil {
 		err = line.ReceiveJSON("its account", &got)
 	}

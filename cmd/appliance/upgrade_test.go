@@ -40,7 +40,7 @@ func (r *rig) startLine() *line {
 		r.t.Fatal(err)
 	}
 	defer log.Close()
-	p := &process{t: r.t, cmd: r.appliance("run", "-c", r.file, "--log-format", "text"), log: &output{}}
+	p := &process{t: r.t, cmd: r.appliance("run", "-c", r.file, "--log-format", "text", "--log-level", "debug"), log: &output{}}
 	p.cmd.Stderr = log // as a pipe it would be waited for until the last has ended
 	p.ended = labtest.Start(r.t, r.box, p.cmd)
 	l := &line{rig: r, first: p, pid: p.cmd.Process.Pid}
