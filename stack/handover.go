@@ -2,14 +2,19 @@ package stack
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -140,7 +145,111 @@ func (s *Stack) Save(w io.Writer, conns []*Conn) error {
 	if err := gob.NewEncoder(w).Encode(list); err != nil {
 		return fmt.Errorf("write connections: %w", err)
 	}
-	return s.links.write(w, r)
+	return s.links.writeAll(w, r)
+}
+
+// groupSize is how many connections are written together. A group is of one
+// goroutine, and what the package remembers while it writes stays small.
+const groupSize = 64
+
+// groups cuts what is written into parts with no memory in common: the package
+// writes a slice to the end of its array.
+func (r *root) groups() (all []*root) {
+	for i := 0; i < len(r.endpoints); i += groupSize {
+		end := min(i+groupSize, len(r.endpoints))
+		g := &root{endpoints: slices.Clone(r.endpoints[i:end])}
+		if i < len(r.queues) {
+			g.queues = slices.Clone(r.queues[i:min(end, len(r.queues))])
+		}
+		all = append(all, g)
+	}
+	return all
+}
+
+// writeAll writes all groups, in their order, each behind its size.
+func (l *links) writeAll(w io.Writer, r *root) error {
+	groups := r.groups()
+	parts, errs := make([]chan *bytes.Buffer, len(groups)), make([]error, len(groups))
+	for i := range parts {
+		parts[i] = make(chan *bytes.Buffer, 1)
+	}
+	wait := parallel(len(groups), func(i int) {
+		b := new(bytes.Buffer)
+		errs[i] = l.write(b, groups[i])
+		parts[i] <- b
+	})
+	var failed error
+	for i := range groups {
+		b := <-parts[i]
+		if failed = errors.Join(failed, errs[i]); failed != nil {
+			continue
+		}
+		if _, failed = w.Write(binary.BigEndian.AppendUint32(nil, uint32(b.Len()))); failed == nil {
+			_, failed = w.Write(b.Bytes())
+		}
+	}
+	wait()
+	return failed
+}
+
+// parallel calls do with 0 to n-1, on as many goroutines as there are threads;
+// wait waits for them.
+func parallel(n int, do func(i int)) (wait func()) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), n) {
+		all.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				do(i)
+			}
+		})
+	}
+	return all.Wait
+}
+
+// partMost bounds a group: each connection may have some megabytes in its buffers.
+const partMost = 1 << 30
+
+// readAll reads what writeAll has written of n connections.
+func readAll(r io.Reader, n int) (*root, error) {
+	count := (n + groupSize - 1) / groupSize
+	groups, errs := make([]root, count), make([]error, count)
+	var all sync.WaitGroup
+	room := make(chan struct{}, runtime.GOMAXPROCS(0))
+	var failed error
+	for i := range groups {
+		var size [4]byte
+		if _, failed = io.ReadFull(r, size[:]); failed != nil {
+			break
+		}
+		length := int64(binary.BigEndian.Uint32(size[:]))
+		if length > partMost {
+			failed = errors.New("a part is too large")
+			break
+		}
+		var part bytes.Buffer
+		if _, failed = io.CopyN(&part, r, length); failed != nil {
+			break
+		}
+		room <- struct{}{}
+		all.Go(func() {
+			_, errs[i] = state.Load(context.Background(), &part, &groups[i])
+			<-room
+		})
+	}
+	all.Wait()
+	whole := &root{}
+	for i := range groups {
+		if errs[i] != nil {
+			failed = errors.Join(failed, short(errs[i]))
+		}
+		whole.endpoints, whole.queues = append(whole.endpoints, groups[i].endpoints...), append(whole.queues, groups[i].queues...)
+	}
+	return whole, failed
 }
 
 // gather lists what Save writes.
@@ -236,9 +345,9 @@ func (s *Stack) Load(r *bufio.Reader) (*Loaded, error) {
 	if err := gob.NewDecoder(r).Decode(&list); err != nil {
 		return nil, fmt.Errorf("read connections: %w", err)
 	}
-	var from root
-	if _, err := state.Load(context.Background(), r, &from); err != nil {
-		return nil, fmt.Errorf("read connections: %w", short(err))
+	from, err := readAll(r, len(list))
+	if err != nil {
+		return nil, fmt.Errorf("read connections: %w", err)
 	}
 	if len(list) != len(from.endpoints) || len(from.queues) > len(list) {
 		return nil, fmt.Errorf("read connections: %d are announced and %d are there", len(list), len(from.endpoints))

@@ -29,7 +29,7 @@ type takeover struct {
 	conns   []byte
 	loaded  *stack.Loaded
 	began   time.Time // of the rest, about
-	went    bool // the old process has given its last word
+	went    bool      // the old process has given its last word
 }
 
 // takeOver greets the old process on a file that was inherited, and returns the
@@ -126,6 +126,7 @@ func (d *daemon) loadFlows() error {
 func (d *daemon) loadSessions() error {
 	t := d.taking
 	began := time.Now()
+	defer haste()()
 	var err error
 	if t.loaded, err = d.stack.Load(bufio.NewReader(bytes.NewReader(t.conns))); err != nil {
 		return err

@@ -246,6 +246,7 @@ func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
 	d.gate.Hold(true)
 	defer d.gate.Hold(false)
 	begun := time.Now()
+	defer haste()()
 	d.shakeHands()
 	shaken := time.Now()
 	if err := d.comeToRest(); err != nil {
