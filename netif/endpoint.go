@@ -158,8 +158,7 @@ func (e *Endpoint) Pause() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, q := range e.queues {
-		q.busy.Lock() // whoever comes later sees the flag
-		q.busy.Unlock()
+		q.settle()
 	}
 	e.txq.pause(true)
 }

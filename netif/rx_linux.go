@@ -100,6 +100,12 @@ func (q *rxQueue) run() {
 // keep a core busy.
 const rxFailures = 64
 
+// settle waits until no frame is being handled.
+func (q *rxQueue) settle() {
+	q.busy.Lock()
+	defer q.busy.Unlock()
+}
+
 // receive handles what waits in the socket and reports false when it is empty.
 //
 // A frame that virtio_net_hdr has no words for, as a UDP super-frame from a

@@ -78,8 +78,11 @@ func (ls *Loops) Stats() LoopStats {
 // Close stops the loops after the tasks they are running, and waits for them.
 // What is woken later never runs: close the Services first.
 func (ls *Loops) Close() {
-	ls.Resume()
 	ls.close.Do(func() {
+		for _, l := range ls.all {
+			l.closing.Store(true)
+		}
+		ls.Resume()
 		for _, l := range ls.all {
 			l.close()
 		}
