@@ -9,6 +9,16 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 )
 
+// Announce tells the neighbours of all addresses, which New does by itself unless
+// they were owned before.
+func (s *Stack) Announce() {
+	for _, l := range s.cards {
+		for _, p := range linkAddresses(l) {
+			s.announce(s.names[l.Interface.Name], l, p.Addr())
+		}
+	}
+}
+
 // announce tells the neighbours who has the address now, so that those who
 // remember its last holder (a box that this one replaces, the kernel that the
 // card was taken from) do not send there: an ARP announcement (RFC 5227, 3) or

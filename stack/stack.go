@@ -41,6 +41,7 @@ type Stack struct {
 	log      *slog.Logger
 	policies atomic.Pointer[map[string]*config.Policy]
 	names    map[string]tcpip.NICID
+	cards    []Link
 	gate     *Gate
 	flows    *flow.Table // nil without one
 	fields   *fields
@@ -82,6 +83,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	s := &Stack{
 		log:   o.Log,
 		names: make(map[string]tcpip.NICID),
+		cards: o.Links,
 		gate:  o.Gate,
 		flows: o.Flows,
 	}

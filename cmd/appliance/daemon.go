@@ -66,15 +66,17 @@ func (d *daemon) conf() *config.Config { return d.cfg.Load() }
 func (d *daemon) start(ctx context.Context) error {
 	var clock, loops time.Duration
 	switch t := d.taking; {
-	case t != nil:
+	case t != nil && t.line != nil:
 		if err := t.receive(d.conf().Interfaces); err != nil {
 			return err
 		}
-		clock, loops = t.state.Clock, t.state.Loops
 	case d.conf().Admin.Socket != "":
 		if err := admin.Free(d.conf().Admin.Socket); err != nil { // before anything is touched
 			return err
 		}
+	}
+	if t := d.taking; t != nil {
+		clock, loops = t.state.Clock+t.gap, t.state.Loops+t.gap
 	}
 	d.clock = stack.NewClock(clock)
 	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock})
@@ -128,6 +130,12 @@ func (d *daemon) start(ctx context.Context) error {
 	return nil
 }
 
+// renew makes it as before start, after stop.
+func (d *daemon) renew() {
+	d.taking, d.nics, d.gate, d.cards, d.endpoints, d.delays = nil, nil, stack.Gate{}, nil, nil, nil
+	d.stack, d.loops, d.supervisor, d.admin, d.keeper = nil, nil, nil, nil, nil
+}
+
 // openCards claims the cards and starts their endpoints, all of them or an
 // error. Those of a process whose place is taken do not run yet.
 func (d *daemon) openCards() ([]stack.Link, error) {
@@ -135,8 +143,9 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 	for n, i := range d.conf().Interfaces {
 		o := netif.EndpointOptions{Queues: i.Queues, Log: d.log}
 		var mac [6]byte
-		if t := d.taking; t != nil {
-			mac, o.Paused, o.Inherited = [6]byte(t.state.Cards[n].MAC), true, t.sockets[n]
+		o.Paused = d.taking != nil
+		if t := d.taking; t != nil && t.line != nil {
+			mac, o.Inherited = [6]byte(t.state.Cards[n].MAC), t.sockets[n]
 		} else {
 			nic, err := netif.Claim(i.Name, netif.ClaimOptions{StateDir: d.stateDir, MTU: i.MTU, Log: d.log})
 			if err != nil {

@@ -92,7 +92,16 @@ func serve(parent context.Context, d *daemon) error {
 	d.manager = newManager(d.log)
 	defer d.manager.close()
 	begun := time.Now()
-	if err := d.start(stop.asked); err != nil {
+	if d.taking == nil {
+		d.taking = d.unsuspend()
+	}
+	err := d.start(stop.asked)
+	if err != nil && d.taking != nil && d.taking.line == nil && stop.asked.Err() == nil {
+		d.log.Warn("cannot go on where the suspended run ended, starting without", "error", errors.Join(err, d.stop()))
+		d.renew()
+		err = d.start(stop.asked)
+	}
+	if err != nil {
 		if d.taking != nil {
 			_ = d.taking.refuse(err) // if it still listens
 		}
@@ -105,7 +114,9 @@ func serve(parent context.Context, d *daemon) error {
 	}
 	how := "start"
 	if d.taking != nil {
-		how = "upgrade"
+		if d.taking.line != nil {
+			how = "upgrade"
+		}
 		d.took()
 	}
 	if err := d.keepConfig(d.conf(), how, false); err != nil {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -20,16 +21,20 @@ import (
 	"github.com/lastack/lastack/stack/flow"
 )
 
-// takeover is the new process's side of an upgrade: see upgrade.go.
+// takeover is the new process's side of an upgrade (see upgrade.go), or the
+// start after a suspended run (see suspend.go).
 type takeover struct {
-	line    *handover.Line
+	line    *handover.Line // nil after a suspended run
+	gap     time.Duration  // in which no process ran
 	state   handedState
 	sockets [][]*os.File // of each card
 	flows   []byte
 	conns   []byte
 	loaded  *stack.Loaded
-	began   time.Time // of the rest, about
-	went    bool      // the old process has given its last word
+	// unclaimed are connections of services that are there no more.
+	unclaimed []*stack.Conn
+	began     time.Time // of the rest, about
+	went      bool      // the old process has given its last word
 }
 
 // takeOver greets the old process on a file that was inherited, and returns the
@@ -48,7 +53,7 @@ func takeOver(fd int) (*takeover, *config.Config, error) {
 }
 
 func (t *takeover) refuse(err error) error {
-	if t.went {
+	if t.line == nil || t.went {
 		return nil
 	}
 	return t.line.Refuse(err)
@@ -62,20 +67,36 @@ func (t *takeover) answer() (*config.Config, error) {
 	if err := t.line.ReceiveJSON("the greeting", &hello); err != nil {
 		return nil, err
 	}
-	if hello.Form != handoverForm {
-		return nil, fmt.Errorf("version %s takes over state of form %d, and %s has form %d", version, handoverForm, hello.Version, hello.Form)
-	}
-	if hello.Layout != flow.Layout() {
-		return nil, fmt.Errorf("version %s keeps flows in another form than %s", version, hello.Version)
-	}
-	if err := stack.TrySample(bytes.NewReader(hello.Sample)); err != nil {
-		return nil, fmt.Errorf("version %s cannot read the connections of %s: %w", version, hello.Version, err)
+	if err := hello.understood(); err != nil {
+		return nil, err
 	}
 	conf, err := config.Parse(hello.File, hello.Config)
 	if err != nil {
 		return nil, fmt.Errorf("version %s does not take the configuration: %w", version, err)
 	}
 	return conf, t.line.SendJSON("its first word", ready{version})
+}
+
+// understood tells why what another version hands over cannot be read, or nil.
+func (g *greeting) understood() error {
+	if g.Form != handoverForm {
+		return fmt.Errorf("version %s takes over state of form %d, and %s has form %d", version, handoverForm, g.Version, g.Form)
+	}
+	if g.Layout != flow.Layout() {
+		return fmt.Errorf("version %s keeps flows in another form than %s", version, g.Version)
+	}
+	if err := stack.TrySample(bytes.NewReader(g.Sample)); err != nil {
+		return fmt.Errorf("version %s cannot read the connections of %s: %w", version, g.Version, err)
+	}
+	return nil
+}
+
+// decode reads what is no connection.
+func (t *takeover) decode(state []byte) error {
+	if err := json.Unmarshal(state, &t.state); err != nil {
+		return fmt.Errorf("read the state: %w", err)
+	}
+	return nil
 }
 
 // receive waits until the old process rests.
@@ -87,9 +108,9 @@ func (t *takeover) receive(cards []config.Interface) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(body, &t.state); err != nil {
+	if err := t.decode(body); err != nil {
 		handover.CloseAll(files)
-		return fmt.Errorf("read the state: %w", err)
+		return err
 	}
 	for i, c := range t.state.Cards {
 		if i >= len(cards) || c.Name != cards[i].Name || len(c.MAC) != 6 || c.Sockets < 1 || c.Sockets > len(files) {
@@ -112,11 +133,11 @@ func (t *takeover) receive(cards []config.Interface) error {
 
 // loadFlows fills the table before its stack starts.
 func (d *daemon) loadFlows() error {
-	cards := make([]int, len(d.cards))
-	for i := range cards {
-		cards[i] = i
+	cards := make([]int, len(d.taking.state.Cards))
+	for i, c := range d.taking.state.Cards { // another configuration may have others
+		cards[i] = slices.IndexFunc(d.endpoints, func(e *netif.Endpoint) bool { return e.Name() == c.Name })
 	}
-	_, err := d.flows.Load(bytes.NewReader(d.taking.flows), cards, 0)
+	_, err := d.flows.Load(bytes.NewReader(d.taking.flows), cards, d.taking.gap)
 	d.taking.flows = nil
 	return err
 }
@@ -132,8 +153,10 @@ func (d *daemon) loadSessions() error {
 		return err
 	}
 	t.conns = nil
+	unclaimed := maps.Clone(t.loaded.Conns)
 	conn := func(id uint64) services.Conn {
 		if c := t.loaded.Conns[id]; c != nil {
+			delete(unclaimed, id)
 			return c
 		}
 		return nil // a nil *Conn in the interface would not be nil
@@ -142,7 +165,7 @@ func (d *daemon) loadSessions() error {
 	for _, s := range d.supervisor.Services() {
 		saved := t.state.Services[s.Name()]
 		if saved == nil {
-			return fmt.Errorf("service %s is not in the state", s.Name())
+			continue // it is new
 		}
 		n, err := s.Load(saved, conn)
 		if err != nil {
@@ -153,11 +176,16 @@ func (d *daemon) loadSessions() error {
 	if err := d.goOnDraining(); err != nil {
 		return err
 	}
-	account.Lost = len(t.loaded.Lost)
+	t.unclaimed = slices.Collect(maps.Values(unclaimed))
+	account.Lost = len(t.loaded.Lost) + len(t.unclaimed)
 	for _, peer := range t.loaded.Lost {
 		d.log.Warn("a connection could not be taken over", "peer", peer)
 	}
 	d.log.Debug("made connections again", "took", time.Since(began).Round(time.Millisecond))
+	if t.line == nil {
+		d.log.Info("goes on where the suspended run ended", "connections", account.Connections, "lost", account.Lost, "away", t.gap.Round(time.Millisecond))
+		return nil
+	}
 	if err := t.line.SendJSON("its account", account); err != nil {
 		return err
 	}
@@ -207,6 +235,9 @@ func (d *daemon) adopt() error {
 	t := d.taking
 	var errs []error
 	for _, c := range t.state.Cards {
+		if t.line == nil {
+			break // they were claimed
+		}
 		nic, err := netif.Adopt(c.Name, netif.ClaimOptions{StateDir: d.stateDir, Log: d.log}, t.state.PID)
 		if err != nil {
 			errs = append(errs, err) // it works all the same, but will not be given back
@@ -218,16 +249,26 @@ func (d *daemon) adopt() error {
 		ep.Resume()
 	}
 	t.loaded.Go()
+	if t.line == nil {
+		d.stack.Announce()
+		d.forgetJournals()
+	} else {
+		d.started = t.state.Began
+	}
 	d.flows.OpenWindows()
 	d.loops.Resume()
-	d.started = t.state.Began
+	for _, c := range t.unclaimed {
+		c.Abort() // its peer is told
+	}
 	return errors.Join(errs...)
 }
 
 // took tells the old process that it may end.
 func (d *daemon) took() {
-	if err := errors.Join(d.taking.line.SendJSON("its last word", struct{}{}), d.taking.line.Close()); err != nil {
-		d.log.Warn("the old process was not told that it may end", "error", err)
+	if line := d.taking.line; line != nil {
+		if err := errors.Join(line.SendJSON("its last word", struct{}{}), line.Close()); err != nil {
+			d.log.Warn("the old process was not told that it may end", "error", err)
+		}
 	}
 	d.taking = nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -97,7 +98,10 @@ func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
 	if path == "" {
 		path = d.binary
 	}
-	if err := d.mayUpgrade(path); err != nil {
+	if err := d.mayHandOver(); err != nil {
+		return up, err
+	}
+	if err := checkBinary(path); err != nil {
 		return up, err
 	}
 	d.log.Info("upgrading", "binary", path)
@@ -121,11 +125,11 @@ func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
 	return up, nil
 }
 
-// mayUpgrade tells why there can be no upgrade now, or with this binary.
-func (d *daemon) mayUpgrade(path string) error {
+// mayHandOver tells why nothing can be handed over now.
+func (d *daemon) mayHandOver() error {
 	switch {
 	case d.succeededAlready():
-		return errors.New("another process has taken over already")
+		return errors.New("it has handed everything over already")
 	case d.draining.Load():
 		return errors.New("the appliance is about to stop")
 	case d.pending != nil:
@@ -136,7 +140,7 @@ func (d *daemon) mayUpgrade(path string) error {
 			return fmt.Errorf("service %s, which a reload has removed, still drains: wait for it", s.Name())
 		}
 	}
-	return checkBinary(path)
+	return nil
 }
 
 func (d *daemon) succeededAlready() bool {
@@ -317,51 +321,75 @@ func (d *daemon) goOn() (err error) {
 	return err
 }
 
-// tell sends all that the new process needs, and hears whether it has it.
-func (d *daemon) tell(line *handover.Line) (got loaded, err error) {
-	state := handedState{
-		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved),
-	}
-	var files []*os.File
-	defer func() { handover.CloseAll(files) }()
+// collected is all that the next process needs, but the packet sockets.
+type collected struct {
+	state handedState
+	flows []byte
+	conns []byte
+}
+
+func (c *collected) encode() ([]byte, error) { return json.Marshal(c.state) }
+
+// collect gathers it while everything rests. The files are the packet sockets, in
+// the order of the cards; they are the caller's to close.
+func (d *daemon) collect() (c *collected, files []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			handover.CloseAll(files)
+			files = nil
+		}
+	}()
+	c = &collected{state: handedState{
+		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved), Drains: d.Drains(),
+	}}
+	slices.Reverse(c.state.Drains)
 	for i, ep := range d.endpoints {
 		sockets, err := ep.Sockets()
 		if err != nil {
-			return got, err
+			return c, files, err
 		}
 		files = append(files, sockets...)
-		state.Cards = append(state.Cards, handedCard{ep.Name(), d.nics[i].MAC(), len(sockets)})
+		c.state.Cards = append(c.state.Cards, handedCard{ep.Name(), d.nics[i].MAC(), len(sockets)})
 	}
-	state.Drains = d.Drains()
-	slices.Reverse(state.Drains)
 	var conns []*stack.Conn
 	for _, s := range d.supervisor.Services() {
 		saved, held := s.Save()
-		state.Services[s.Name()] = saved
-		for _, c := range held {
-			one, ok := c.(*stack.Conn)
+		c.state.Services[s.Name()] = saved
+		for _, one := range held {
+			conn, ok := one.(*stack.Conn)
 			if !ok {
-				return got, fmt.Errorf("service %s: internal error: a connection is a %T", s.Name(), c)
+				return c, files, fmt.Errorf("service %s: internal error: a connection is a %T", s.Name(), one)
 			}
-			conns = append(conns, one)
+			conns = append(conns, conn)
 		}
 	}
 	began := time.Now()
 	var flows, image bytes.Buffer
 	if err := d.flows.Save(&flows); err != nil {
-		return got, err
+		return c, files, err
 	}
 	if err := d.stack.Save(&image, conns); err != nil {
+		return c, files, err
+	}
+	c.flows, c.conns = flows.Bytes(), image.Bytes()
+	d.log.Debug("wrote the state", "flows", flows.Len(), "connections", image.Len(), "took", time.Since(began).Round(time.Millisecond))
+	return c, files, nil
+}
+
+// tell sends all that the new process needs, and hears whether it has it.
+func (d *daemon) tell(line *handover.Line) (got loaded, err error) {
+	c, files, err := d.collect()
+	if err != nil {
 		return got, err
 	}
-	d.log.Debug("wrote the state", "flows", flows.Len(), "connections", image.Len(), "took", time.Since(began).Round(time.Millisecond))
-	began = time.Now()
-	err = line.SendJSON("the state", state, files...)
+	defer handover.CloseAll(files)
+	began := time.Now()
+	err = line.SendJSON("the state", c.state, files...)
 	if err == nil {
-		err = line.Send("the flows", flows.Bytes())
+		err = line.Send("the flows", c.flows)
 	}
 	if err == nil {
-		err = line.Send("the connections", image.Bytes())
+		err = line.Send("the connections", c.conns)
 	}
 	d.log.Debug("sent the state", "took", time.Since(began).Round(time.Millisecond))
 	if err == nil {

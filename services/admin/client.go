@@ -120,6 +120,13 @@ func (c *Client) Upgrade(ctx context.Context, path string) (Upgraded, error) {
 	return u, err
 }
 
+// Suspend saves everything and ends the daemon.
+func (c *Client) Suspend(ctx context.Context) (Suspended, error) {
+	var s Suspended
+	err := c.ask(ctx, http.MethodPost, suspendPath, &s)
+	return s, err
+}
+
 // Reload puts the configuration file's difference in force.
 func (c *Client) Reload(ctx context.Context) (ConfigDiff, error) {
 	var d ConfigDiff

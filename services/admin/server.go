@@ -149,6 +149,7 @@ func routes(src Source) http.Handler {
 	mux.HandleFunc("POST "+upgradePath, func(w http.ResponseWriter, r *http.Request) {
 		replyOr(w, func() (Upgraded, error) { return src.Upgrade(r.FormValue("path")) })
 	})
+	mux.HandleFunc("POST "+suspendPath, func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.Suspend) })
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
 		done(w, src.Stop())
 	})
@@ -171,8 +172,12 @@ func withOrder(f func(http.ResponseWriter, DrainOrder)) http.HandlerFunc {
 	}
 }
 
-// upgradePath is where an upgrade is asked for.
-const upgradePath = "/v1/upgrade"
+// upgradePath and suspendPath are where the two are asked for that bring all to
+// rest.
+const (
+	upgradePath = "/v1/upgrade"
+	suspendPath = "/v1/suspend"
+)
 
 // configMost bounds a configuration that is sent: what package config takes.
 const configMost = 1 << 20
@@ -267,7 +272,7 @@ func reply(w http.ResponseWriter, v any) {
 // which asks for it.
 func (s *Server) atRest(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != upgradePath {
+		if r.URL.Path != upgradePath && r.URL.Path != suspendPath {
 			s.rest.RLock()
 			defer s.rest.RUnlock()
 		}

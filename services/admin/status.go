@@ -103,6 +103,9 @@ type Source interface {
 	// Upgrade hands everything over to the binary at a path, "" is the daemon's
 	// own. After an error all goes on as before.
 	Upgrade(path string) (Upgraded, error)
+	// Suspend saves everything and ends the daemon; the next start goes on. After an
+	// error all goes on as before.
+	Suspend() (Suspended, error)
 	// Stop makes the daemon drain and end, as SIGTERM does; an error says that
 	// it does so already.
 	Stop() error
@@ -116,6 +119,13 @@ type Upgraded struct {
 	Connections int           `json:"connections"`
 	Lost        int           `json:"lost"`     // sessions that could not be made again
 	Rested      time.Duration `json:"pause_ns"` // for which nothing was received or sent
+}
+
+// Suspended tells what was saved.
+type Suspended struct {
+	File        string `json:"file"`
+	Connections int    `json:"connections"`
+	Bytes       int    `json:"bytes"`
 }
 
 // ConfigDiff is what differs between the file and what is in force.
