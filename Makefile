@@ -9,7 +9,7 @@ GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -pgo=$(PGO) -ldf
 LINT      = $(GO) tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-short race lint bench pgo fuzz clean need-go
+.PHONY: help demo build test test-short race lint bench pgo soak fuzz clean need-go
 
 help: ## this list
 	@echo 'Lastack: every connection gets its last ACK. Targets:'
@@ -55,6 +55,9 @@ pgo: need-go bin/appliance ## renew bench/appliance.pgo, the profile that the co
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./bench
 	APPLIANCE_CPU_PROFILE=$(CURDIR)/bin/pgo/cpu bin/bench -appliance bin/appliance -only requests,connects,stream -rounds 2 -seconds 4 -json bin/pgo/result.json
 	$(GO) tool pprof -proto bin/pgo/cpu.* > bench/appliance.pgo
+
+soak: need-go ## the long tests, for half an hour: kill -9 in the middle of everything, upgrades under load
+	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|Drains' ./cmd/appliance
 
 fuzz: need-go ## every fuzz target for a minute each
 	@for p in $$($(GO) list ./...); do \
