@@ -182,7 +182,7 @@ func stuff(t *testing.T, c *stack.Conn) string {
 // A stack that nobody takes the connections from goes on with them.
 func TestAStackGoesOnAfterItsConnectionsWereWritten(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, want{line: true})
+	r := newRig(t, want{})
 	l := r.listen(t, box4, 80, "default")
 	var conns []*stack.Conn
 	var ends []net.Conn
@@ -191,8 +191,7 @@ func TestAStackGoesOnAfterItsConnectionsWereWritten(t *testing.T) {
 		conns, ends = append(conns, c), append(ends, end)
 	}
 	for range 3 {
-		r.line.Cut()
-		time.Sleep(20 * time.Millisecond) // what is on its way arrives
+		r.card.Pause()
 		if err := r.Pause(); err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +202,7 @@ func TestAStackGoesOnAfterItsConnectionsWereWritten(t *testing.T) {
 			sayTo(t, end, "meanwhile")
 		}
 		r.Resume()
-		r.line.Mend()
+		r.card.Resume()
 		for i, end := range ends {
 			if got := read(t, conns[i], 9); got != "meanwhile" {
 				t.Fatalf("heard %q", got)
@@ -254,12 +253,14 @@ func TestABadImageOfConnectionsIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, want{})
 	c, _ := r.accepted(t, r.listen(t, box4, 80, "default"))
+	r.card.Pause()
 	if err := r.Pause(); err != nil {
 		t.Fatal(err)
 	}
 	var image bytes.Buffer
 	err := r.Save(&image, []*stack.Conn{c})
 	r.Resume()
+	r.card.Resume()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -39,7 +40,8 @@ type daemon struct {
 	binary    string // this program's file, and args what it was started with
 	args      []string
 	taking    *takeover     // of the process that this one takes the place of, until it serves; or nil
-	succeeded chan struct{} // closed once another process has taken this one's place
+	succeeded chan struct{} // closed once all was handed over
+	heir      *os.Process   // who has it then; nil if that is a file
 
 	reloading sync.Mutex                // held while the configuration changes; guards the rest
 	retired   map[services.Service]bool // those that a reload has taken out

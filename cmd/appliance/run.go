@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -126,8 +127,9 @@ func serve(parent context.Context, d *daemon) error {
 		"threads", runtime.GOMAXPROCS(0), "took", time.Since(begun).Round(time.Millisecond))
 	d.manager.ready(ctx, serving(d.conf()), d.loops.Turn)
 	d.untilAsked(stop)
+	d.finishHandOver()
 	if d.succeededAlready() {
-		return d.leave()
+		return d.leave(stop)
 	}
 	d.forgetPending()
 	d.manager.stopping(d.stopTime())
@@ -161,15 +163,27 @@ func (d *daemon) untilAsked(stop *stopSignals) {
 	}
 }
 
-// leave ends a process whose place another has taken: cards, connections and
-// the files about them are no longer its own.
-func (d *daemon) leave() error {
-	if d.admin == nil {
-		return nil
+// finishHandOver waits for one that has begun: it comes first.
+func (d *daemon) finishHandOver() {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+}
+
+// leave ends a process that has handed everything over: cards, connections and
+// the files about them are no longer its own. If it was asked to stop meanwhile,
+// its heir is the one that was meant.
+func (d *daemon) leave(stop *stopSignals) (err error) {
+	if d.admin != nil {
+		ctx, cancel := contextWithin(time.Second)
+		defer cancel()
+		err = d.admin.Close(ctx) // whoever asked for the upgrade is told
 	}
-	ctx, cancel := contextWithin(time.Second)
-	defer cancel()
-	return d.admin.Close(ctx) // whoever asked for the upgrade is told
+	if stop.close() && d.heir != nil {
+		if err := d.heir.Signal(syscall.SIGTERM); err != nil {
+			d.log.Warn("the new process was not told to stop", "pid", d.heir.Pid, "error", err)
+		}
+	}
+	return err
 }
 
 func status(r services.Report) error {

@@ -22,6 +22,8 @@ type stopSignals struct {
 	done    chan struct{}
 	wg      sync.WaitGroup
 	cancel  []context.CancelFunc
+	closing sync.Once
+	last    bool // set by close: one has asked to stop
 }
 
 // watchSignals takes over the process's signals until close.
@@ -88,9 +90,23 @@ func (s *stopSignals) raise(n int) {
 	}
 }
 
-func (s *stopSignals) close() {
-	signal.Stop(s.arrived)
-	close(s.done)
-	s.wg.Wait()
-	s.raise(len(s.cancel))
+// close gives the signals back, and reports whether one has asked to stop until
+// then. It may be called again.
+func (s *stopSignals) close() (asked bool) {
+	s.closing.Do(func() {
+		signal.Stop(s.arrived)
+		close(s.done)
+		s.wg.Wait()
+		s.last = s.asked.Err() != nil
+		for more := true; more; {
+			select {
+			case sig := <-s.arrived:
+				s.last = s.last || sig == syscall.SIGTERM || sig == syscall.SIGINT
+			default:
+				more = false
+			}
+		}
+		s.raise(len(s.cancel))
+	})
+	return s.last
 }

@@ -50,18 +50,13 @@ func suspendedPath(dir string) string {
 // ends without a word to its peers. The cards stay as they are, so that the
 // kernel answers nobody; the next start goes on.
 func (d *daemon) Suspend() (out admin.Suspended, err error) {
-	d.reloading.Lock()
-	defer d.reloading.Unlock()
+	defer d.alone()()
 	if err := d.mayHandOver(); err != nil {
 		return out, err
 	}
 	var sample bytes.Buffer
 	if err := stack.Sample(&sample); err != nil {
 		return out, err
-	}
-	if d.admin != nil {
-		d.admin.Rest()
-		defer d.admin.Wake()
 	}
 	d.gate.Hold(true)
 	defer d.gate.Hold(false)

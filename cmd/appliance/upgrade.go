@@ -87,8 +87,7 @@ type loaded struct {
 
 // Upgrade implements admin.Source.
 func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
-	d.reloading.Lock()
-	defer d.reloading.Unlock()
+	defer d.alone()()
 	begun := time.Now()
 	defer func() {
 		if err != nil {
@@ -121,8 +120,25 @@ func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
 	d.log.Info("upgraded", "pid", up.PID, "version", up.Version, "connections", up.Connections, "lost", up.Lost,
 		"pause", up.Rested.Round(time.Millisecond), "took", time.Since(begun).Round(time.Millisecond))
 	d.manager.say(fmt.Sprintf("MAINPID=%d", up.PID))
+	d.heir = child.Process
 	close(d.succeeded)
 	return up, nil
+}
+
+// alone keeps everybody else from changing or asking anything until the function
+// returned is called. The order matters: an answer under way may be waiting to
+// change the configuration.
+func (d *daemon) alone() (end func()) {
+	if d.admin != nil {
+		d.admin.Rest()
+	}
+	d.reloading.Lock()
+	return func() {
+		d.reloading.Unlock()
+		if d.admin != nil {
+			d.admin.Wake()
+		}
+	}
 }
 
 // mayHandOver tells why nothing can be handed over now.
@@ -242,10 +258,6 @@ func (d *daemon) greet(line *handover.Line, up *admin.Upgraded) error {
 func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
 	if err := line.Within(loadedWithin); err != nil {
 		return err
-	}
-	if d.admin != nil {
-		d.admin.Rest()
-		defer d.admin.Wake()
 	}
 	d.gate.Hold(true)
 	defer d.gate.Hold(false)

@@ -45,8 +45,8 @@ func (r *rig) startLine() *line {
 	p.ended = labtest.Start(r.t, r.box, p.cmd)
 	l := &line{rig: r, first: p, pid: p.cmd.Process.Pid}
 	r.t.Cleanup(func() {
-		if l.pid != p.cmd.Process.Pid && syscall.Kill(l.pid, 0) == nil {
-			_ = syscall.Kill(l.pid, syscall.SIGKILL)
+		for _, pid := range r.processes() {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may end by itself
 		}
 		if r.t.Failed() {
 			r.t.Logf("the log:\n%s", l.log())
@@ -361,6 +361,35 @@ func TestTheOldProcessGoesOnIfTheNewOneDoesNot(t *testing.T) {
 			exchange(t, c, "new\n", "new\n")
 			polite(t, c)
 			l.stop()
+		})
+	}
+}
+
+// Whoever asks the old process to stop in the middle of an upgrade means both.
+func TestATermInTheMiddleOfAnUpgradeStopsAll(t *testing.T) {
+	for _, delay := range []time.Duration{0, 10 * time.Millisecond, 20 * time.Millisecond, 30 * time.Millisecond} {
+		t.Run(delay.String(), func(t *testing.T) {
+			r := newRig(t, nil)
+			r.configure("services:\n  echo: {type: echo, listen: \"wan0:7\"}\n")
+			l := r.startLine()
+			c := r.dial("192.0.2.10:7")
+			exchange(t, c, "before\n", "before\n")
+			saw := polite(t, c)
+			l.first.signal(syscall.SIGUSR2)
+			time.Sleep(delay)
+			l.first.signal(syscall.SIGTERM)
+			select {
+			case err := <-saw:
+				if err != nil {
+					t.Errorf("the client saw %v, want FIN", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the client saw nothing")
+			}
+			eventually(t, 10*time.Second, "all have ended", func() bool { return len(r.processes()) == 0 })
+			if text := l.log(); strings.Count(text, "gave the network card back") != 2 {
+				t.Errorf("the cards were not given back once:\n%s", text)
+			}
 		})
 	}
 }
