@@ -103,7 +103,7 @@ drain: {deadline: 500ms, fin_grace: 300ms}
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := r.launch()
+	first := r.launch()
 	var clients []net.Conn
 	if name == "start" {
 		time.Sleep(delay)
@@ -120,12 +120,12 @@ drain: {deadline: 500ms, fin_grace: 300ms}
 		}
 		time.Sleep(1200 * time.Millisecond) // the journal knows them
 		done := make(chan struct{})
-		go func() { defer close(done); begin(r, p) }()
+		go func() { defer close(done); begin(r, first) }()
 		defer func() { <-done }()
 		time.Sleep(delay)
 	}
 	r.killAll()
-	p = r.start()
+	p := r.start()
 	var all sync.WaitGroup
 	for i, c := range clients {
 		all.Go(func() {

@@ -183,7 +183,7 @@ func chat(ctx context.Context, c net.Conn, id int, asked *atomic.Int64, waits *s
 // Ten upgrades under busy connections and a bulk transfer each way: nobody
 // notices but by a moment's silence.
 func TestUpgradesInPlaceUnderLoad(t *testing.T) {
-	n, rounds, size := 1000, 10, int64(512<<20)
+	n, rounds, size := 1000, 10, int64(256<<20)
 	if os.Getenv("APPLIANCE_SOAK") != "" {
 		size = 4 << 30
 	}
