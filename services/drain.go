@@ -14,9 +14,14 @@ import (
 // closed: an answer that is under way usually takes less.
 const Quiet = 100 * time.Millisecond
 
-// handshakeGrace is how long a draining listener stays open for handshakes
-// that were under way: their last ACK is a round trip away.
-const handshakeGrace = 250 * time.Millisecond
+const (
+	// handshakeGrace is how long a draining listener stays open at most for
+	// handshakes that were under way: their last ACK is a round trip away.
+	handshakeGrace = 250 * time.Millisecond
+	// arrivingEvery is how often it is looked whether there are any. None twice in
+	// a row is none: the last may have come just now, and wait to be accepted.
+	arrivingEvery = 5 * time.Millisecond
+)
 
 // ErrNotDraining is the answer to Undrain of what does not drain.
 var ErrNotDraining = errors.New("it does not drain")
@@ -80,10 +85,21 @@ func (s *Server) refuse(how string) {
 func (s *Server) await(ctx context.Context, earliest time.Duration) {
 	grace := time.NewTimer(max(handshakeGrace, earliest-s.loops.Now()))
 	defer grace.Stop()
+	tick := time.NewTicker(arrivingEvery)
+	defer tick.Stop()
 	arriving, hurry := true, ctx.Done()
-	for arriving || s.live.Load() > 0 {
+	for none := 0; arriving || s.live.Load() > 0; {
 		select {
 		case <-s.idle:
+		case <-tick.C:
+			if none++; s.network.Arriving() {
+				none = 0
+			}
+			if none < 2 || s.loops.Now() < earliest {
+				continue
+			}
+			arriving = false
+			tick.Stop()
 		case <-grace.C:
 			arriving = false
 		case <-hurry:

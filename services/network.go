@@ -93,6 +93,8 @@ type Network interface {
 	// open until the caller closes it. The refusal outlasts it; the next
 	// Listen to addr ends that.
 	Refuse(addr netip.AddrPort, how string)
+	// Arriving reports whether handshakes with listeners are under way.
+	Arriving() bool
 	// Admit ends Refuse.
 	Admit(addr netip.AddrPort)
 }

@@ -144,6 +144,10 @@ func (s *Stack) Refuse(addr netip.AddrPort, how string) {
 	}
 }
 
+// Arriving reports whether handshakes with listeners are under way. Without a
+// table nobody knows.
+func (s *Stack) Arriving() bool { return s.flows == nil || s.flows.HalfOpen() > 0 }
+
 // Admit ends Refuse.
 func (s *Stack) Admit(addr netip.AddrPort) {
 	if s.gate != nil {

@@ -77,6 +77,7 @@ func (r *rig) order(args ...string) {
 // Whatever it does when it is killed, the next start works: cards and
 // configuration are there, and each old connection goes on or is told.
 func TestKillNineInTheMiddleOfEverything(t *testing.T) {
+	t.Parallel()
 	rounds, seed := 1, uint64(time.Now().UnixNano())
 	if s := os.Getenv("APPLIANCE_SOAK"); s != "" {
 		rounds = 20
@@ -86,7 +87,10 @@ func TestKillNineInTheMiddleOfEverything(t *testing.T) {
 	for name, begin := range phases {
 		for range rounds {
 			delay := time.Duration(random.Int64N(int64(400 * time.Millisecond)))
-			t.Run(fmt.Sprint(name, " after ", delay.Round(time.Millisecond)), func(t *testing.T) { killed(t, begin, name, delay) })
+			t.Run(fmt.Sprint(name, " after ", delay.Round(time.Millisecond)), func(t *testing.T) {
+				t.Parallel()
+				killed(t, begin, name, delay)
+			})
 		}
 	}
 }

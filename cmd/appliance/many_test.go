@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -67,6 +68,11 @@ drain: {announce: 0s, deadline: 10s, fin_grace: 10s}
 		t.Errorf("got exit status %d from the drain, want 0", code)
 	}
 	reading.Wait()
+	if report, err := loadReport(filepath.Join(r.dir, "nic")); err != nil {
+		t.Error(err)
+	} else {
+		t.Logf("%d connections drained in %v", n, report.Took.Round(time.Millisecond))
+	}
 	if got := int(fins.Load()); got != n {
 		t.Errorf("%d of %d clients got FIN", got, n)
 	}

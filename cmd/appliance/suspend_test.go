@@ -35,6 +35,7 @@ func (r *rig) suspend(p *process) admin.Suspended {
 // A planned restart ends no connection: what clients sent meanwhile is answered
 // afterwards, halves stay closed, totals and times go on.
 func TestConnectionsOutliveAPlannedRestart(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	labtest.Echo(t, r.backend, "10.0.0.21:7")
 	const first = `services:
@@ -109,6 +110,7 @@ func closeWrite(t *testing.T, c interface{ CloseWrite() error }) {
 // A file that cannot be used is refused with a word, and peers are told as after
 // a crash.
 func TestABadStateIsRefusedAndTheBoxStartsWithoutIt(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.configure("services:\n  own: {type: echo, listen: \"wan0:77\"}\n")
 	path := filepath.Join(r.dir, "nic", suspendedName)
@@ -154,6 +156,7 @@ func TestABadStateIsRefusedAndTheBoxStartsWithoutIt(t *testing.T) {
 
 // Age and clock are judged, and what is in the file after its sum.
 func TestAStaleStateIsRefused(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.configure("services:\n  own: {type: echo, listen: \"wan0:77\"}\n")
 	p := r.start()

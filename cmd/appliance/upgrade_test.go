@@ -255,6 +255,7 @@ drain: {deadline: 2s, fin_grace: 2s}
 
 // Whatever is wrong with the new binary, the old process goes on.
 func TestAnUpgradeThatFailsChangesNothing(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.configure("services:\n  echo: {type: echo, listen: \"wan0:7\"}\n")
 	l := r.startLine()
@@ -367,8 +368,10 @@ func TestTheOldProcessGoesOnIfTheNewOneDoesNot(t *testing.T) {
 
 // Whoever asks the old process to stop in the middle of an upgrade means both.
 func TestATermInTheMiddleOfAnUpgradeStopsAll(t *testing.T) {
+	t.Parallel()
 	for _, delay := range []time.Duration{0, 10 * time.Millisecond, 20 * time.Millisecond, 30 * time.Millisecond} {
 		t.Run(delay.String(), func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t, nil)
 			r.configure("services:\n  echo: {type: echo, listen: \"wan0:7\"}\n")
 			l := r.startLine()

@@ -48,7 +48,7 @@ func TestDrainClosesIdleConnectionsAtOnce(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		report := r.proxy.Drain(t.Context(), config.DefaultDrain())
-		wantReport(t, report, 10, 0, 0, 250*time.Millisecond, 20*time.Millisecond)
+		wantReport(t, report, 10, 0, 0, 0, 30*time.Millisecond)
 		r.wantEnd(services.Drained, "us", services.ByFIN, services.Clean)
 		if r.proxy.Phase() != services.Closed {
 			t.Errorf("phase is %s, want closed", r.proxy.Phase())

@@ -22,6 +22,7 @@ type Net struct {
 	refused   map[netip.AddrPort]string
 	dials     map[netip.AddrPort]int
 	open      map[*Conn]bool
+	arriving  int
 }
 
 var _ services.Network = (*Net)(nil)
@@ -68,6 +69,13 @@ func (n *Net) Refuse(addr netip.AddrPort, how string) {
 		n.refused = make(map[netip.AddrPort]string)
 	}
 	n.refused[addr] = how
+}
+
+// Arriving implements services.Network.
+func (n *Net) Arriving() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.arriving > 0
 }
 
 // Admit implements services.Network.
@@ -140,10 +148,14 @@ func (n *Net) syn(c *Conn) {
 	default:
 		s := n.end(c.remote, c.local)
 		s.peer, c.peer = c, s
+		n.arriving++
 		n.after(func() {
 			c.dialing = false
 			c.event()
-			n.after(func() { l.arrive(s) })
+			n.after(func() {
+				n.arriving--
+				l.arrive(s)
+			})
 		})
 	}
 }
