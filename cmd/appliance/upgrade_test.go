@@ -236,6 +236,11 @@ drain: {deadline: 2s, fin_grace: 2s}
 	if err != nil || len(ended) == 0 {
 		t.Errorf("no ended connections are known: %v", err)
 	}
+	alone := func() bool {
+		rows, err := r.admin.Conns(t.Context())
+		return err == nil && len(rows) == 1
+	}
+	eventually(t, 20*time.Second, "all but one connection have ended", alone)
 	polite(t, own)
 	l.stop()
 	if text := l.log(); !strings.Contains(text, "INF drained clean=1 reset=0 unacked=0") || strings.Contains(text, " ERR ") {
