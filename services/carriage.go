@@ -25,10 +25,11 @@ type carriage struct {
 	mu     sync.Mutex            // guards the next
 	brings int                   // times that a connection has brought its drain along
 
-	todo   []ending      // of a scan, not done yet; owned by the loop, as all below
-	next   time.Duration // when to scan again
-	notYet time.Duration // no scan before
-	rescan bool          // todo was full, or one has arrived since
+	sighted map[*Plan]time.Duration // when a scan last saw a connection of it; owned by the loop, as all below
+	todo    []ending                // of a scan, not done yet
+	next    time.Duration           // when to scan again
+	notYet  time.Duration           // no scan before
+	rescan  bool                    // todo was full, or one has arrived since
 }
 
 // aim is a drain of one backend's connections, or of one.
@@ -49,7 +50,7 @@ func (a *aim) meets(backend netip.AddrPort, id uint64) bool {
 var handedOver = &Plan{}
 
 func newCarriage(s *Server) *carriage {
-	c := &carriage{server: s}
+	c := &carriage{server: s, sighted: make(map[*Plan]time.Duration)}
 	c.carrier, _ = s.network.(Carrier)
 	c.Init(s.loops.At(s.loops.Len()-1), c)
 	return c

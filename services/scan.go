@@ -1,7 +1,9 @@
 package services
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/lastack/lastack/internal/tcpinfo"
@@ -128,18 +130,28 @@ func (c *carriage) note(ref tcpinfo.CarriedRef, how tcpinfo.CarriedEnd) {
 	c.todo = append(c.todo, ending{ref, how})
 }
 
+// pruneAfter is how long a drain must have had nothing to wait for to be
+// forgotten: the end of the last may not be told yet.
+const pruneAfter = time.Second
+
 // prune forgets drains that have nothing left to wait for. A connection that comes
 // later, because it was under way, brings its drain along.
 func (c *carriage) prune(aims []aim, seen []bool, brings int, now time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, a := range aims {
-		if !seen[i] && now >= a.plan.Start+handshakeGrace && c.brings == brings {
-			c.unaimLocked(a.plan)
-		} else {
-			c.next = min(c.next, now+handshakeGrace)
+		if seen[i] {
+			c.sighted[a.plan] = now
 		}
+		if now < max(a.plan.Start, c.sighted[a.plan])+pruneAfter || c.brings != brings {
+			c.next = min(c.next, now+handshakeGrace)
+			continue
+		}
+		c.unaimLocked(a.plan)
 	}
+	maps.DeleteFunc(c.sighted, func(p *Plan, _ time.Duration) bool {
+		return !slices.ContainsFunc(c.aimed(), func(a aim) bool { return a.plan == p })
+	})
 }
 
 func (c *carriage) broughtAlong() int {
