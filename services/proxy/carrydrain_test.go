@@ -33,7 +33,7 @@ func chatter(r *rig, p *servicestest.Peer) {
 // Many quiet connections end within two round trips of the first word, but for
 // the time that a listener stays open.
 func TestADrainEndsQuietCarriedConnectionsAtOnce(t *testing.T) {
-	const n = 3000 // more than a run ends at once
+	const n = 1200 // more than a run ends at once; the race detector bears no more goroutines
 	bothCarriers(t, func(r *rig) {
 		r.net.Delay = 10 * time.Millisecond
 		h := r.backend(back1)
