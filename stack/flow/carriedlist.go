@@ -82,8 +82,9 @@ func (t *Table) Views(owner string, f func(*tcpinfo.CarriedView)) {
 func (p *pairing) view(ref tcpinfo.CarriedRef, now instant) tcpinfo.CarriedView {
 	c, b := p.client, p.other
 	moved := min(now.ms-c.progress, now.ms-b.progress)
+	both := c.has(peerFinSeen) && b.has(peerFinSeen)
 	return tcpinfo.CarriedView{
-		Ref: ref, Client: c.key.remoteAddr(), Backend: b.key.remoteAddr(), Connecting: !c.state.synchronized(),
+		Ref: ref, Carrier: carrierOf(c), Finished: both && !c.has(parted), Client: c.key.remoteAddr(), Backend: b.key.remoteAddr(), Connecting: !b.connected(),
 		Moved: time.Duration(moved) * time.Millisecond, Quiet: p.quiet(),
 		HalfClosed: c.has(peerFinSeen) != b.has(peerFinSeen), Answered: c.has(answeredLast), Parted: c.has(parted),
 	}
@@ -137,14 +138,11 @@ func (t *Table) ProbeLeg(ref tcpinfo.CarriedRef, leg tcpinfo.LegName, done func(
 // no backend. Its shards are locked.
 func (t *Table) describe(c, b *Flow, now instant) *tcpinfo.Carried {
 	d := &tcpinfo.Carried{
-		Ref: tcpinfo.CarriedRef{ID: c.id}, Carrier: tcpinfo.Splice, Policy: t.policy(c.policy).Name,
+		Ref: tcpinfo.CarriedRef{ID: c.id}, Carrier: carrierOf(c), Policy: t.policy(c.policy).Name,
 		Opened: t.wall.Add(time.Duration(c.began)), Age: time.Duration(now.ns - c.began), Retries: int(c.retries()),
 		Client: t.leg(c, now),
 	}
-	d.View.Client = d.Client.Remote
-	if c.has(direct) {
-		d.Carrier = tcpinfo.Direct
-	}
+	d.View.Carrier, d.View.Client, d.View.Connecting = d.Carrier, d.Client.Remote, b == nil || !b.connected()
 	if b != nil {
 		d.Backend = t.leg(b, now)
 		d.View.Backend = d.Backend.Remote
@@ -155,6 +153,16 @@ func (t *Table) describe(c, b *Flow, now instant) *tcpinfo.Carried {
 	firsts(d, c, b)
 	return d
 }
+
+func carrierOf(f *Flow) tcpinfo.Carrier {
+	if f.has(direct) {
+		return tcpinfo.Direct
+	}
+	return tcpinfo.Splice
+}
+
+// connected reports whether a leg was established once.
+func (f *Flow) connected() bool { return f.entered[Established] != 0 }
 
 // leg tells of one side.
 func (t *Table) leg(f *Flow, now instant) tcpinfo.Leg {
@@ -182,6 +190,12 @@ func firsts(d *tcpinfo.Carried, c, b *Flow) {
 	fin := func(f *Flow) bool { return f != nil && f.has(finFirstPeer) }
 	rst := func(f *Flow) bool { return f != nil && f.has(rstSeen) }
 	switch {
+	case c.endedBy > 0:
+		d.FirstBy = limitRules[c.endedBy-1]
+	case b != nil && b.endedBy > 0:
+		d.FirstBy = limitRules[b.endedBy-1]
+	}
+	switch {
 	case fin(c):
 		d.First, d.FirstOf = tcpinfo.Peer, tcpinfo.ClientLeg
 	case fin(b):
@@ -190,9 +204,7 @@ func firsts(d *tcpinfo.Carried, c, b *Flow) {
 		d.First, d.FirstOf, d.ByRST = tcpinfo.Peer, tcpinfo.ClientLeg, true
 	case rst(b):
 		d.First, d.FirstOf, d.ByRST = tcpinfo.Peer, tcpinfo.BackendLeg, true
-	case c.endedBy > 0:
-		d.First, d.FirstBy, d.ByRST = tcpinfo.Us, limitRules[c.endedBy-1], !c.has(parted)
-	case b != nil && b.endedBy > 0:
-		d.First, d.FirstBy, d.ByRST = tcpinfo.Us, limitRules[b.endedBy-1], !b.has(parted)
+	case d.FirstBy != "":
+		d.First, d.ByRST = tcpinfo.Us, !c.has(parted)
 	}
 }
