@@ -234,6 +234,9 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 		if f.state == was {
 			return a, frame.Pass, full
 		}
+		if was == SynSent && f.state == Established && t.carries() {
+			t.ways.learn(f, now)
+		}
 	default:
 		if f.has(blind) {
 			return a, frame.Pass, full
