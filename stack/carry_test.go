@@ -224,5 +224,269 @@ func TestCarriedBytesArriveBothWays(t *testing.T) {
 	}
 }
 
-var _ = io.EOF
-var _ net.Conn
+// echoing starts an echo server behind the box and carries connections to it. It
+// returns where to dial; one connection has been made before, so that the way is
+// known.
+func (b *between) echoing(t *testing.T, by tcpinfo.Carrier) netip.AddrPort {
+	t.Helper()
+	s, err := lab.Echo(limit(t), b.server, netip.AddrPortFrom(server4, 7).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, s)
+	at := netip.AddrPortFrom(wan4, 7)
+	b.carry(t, at, netip.AddrPortFrom(server4, 7), by)
+	c := b.dialled(t, at)
+	sayTo(t, c, "first")
+	hear(t, c, 5)
+	_ = c.Close()
+	b.owner.end(t, 1)
+	return at
+}
+
+// dialled is a connection of the client's kernel.
+func (b *between) dialled(t *testing.T, to netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	c, err := b.client.Dial(limit(t), "tcp", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, quiet{c})
+	return c.(*net.TCPConn)
+}
+
+// brief is what the tests look at.
+func brief(e *tcpinfo.Carried) string {
+	return fmt.Sprintf("%s, first %s %s by rule %q, RST %v, rules %q %q, resets %v %v, lives\n%+v\n%+v", e.Carrier, e.First, e.FirstOf, e.FirstBy, e.ByRST,
+		e.Client.Rule, e.Backend.Rule, e.Client.Reset, e.Backend.Reset, e.Client.Life, e.Backend.Life)
+}
+
+// live waits for a carried connection and returns how to find it.
+func (b *between) live(t *testing.T) tcpinfo.CarriedRef {
+	t.Helper()
+	var ref tcpinfo.CarriedRef
+	within(t, 5*time.Second, "a carried connection", func() (ok bool) {
+		b.flows.Views("test", func(v *tcpinfo.CarriedView) {
+			if !v.Connecting && v.Quiet {
+				ref, ok = v.Ref, true
+			}
+		})
+		return ok
+	})
+	return ref
+}
+
+// eachWay runs a test for both carriers, with an echo server.
+func eachWay(t *testing.T, change func(*config.Policy), test func(t *testing.T, b *between, at netip.AddrPort)) {
+	for _, by := range []tcpinfo.Carrier{tcpinfo.Splice, tcpinfo.Direct} {
+		t.Run(string(by), func(t *testing.T) {
+			b := newBetween(t, true, change)
+			test(t, b, b.echoing(t, by))
+		})
+	}
+}
+
+func TestCarriedOverABadLineBytesAreTheSame(t *testing.T) {
+	for _, by := range []tcpinfo.Carrier{tcpinfo.Splice, tcpinfo.Direct} {
+		t.Run(string(by), func(t *testing.T) {
+			b := newBetween(t, true, nil)
+			bad := lab.Impairment{Loss: 0.02, Delay: 5 * time.Millisecond, Reorder: 0.02, Duplicate: 0.02, Corrupt: 0.01}
+			up, down := lab.Blob{Size: 4 << 20, Seed: 1}, lab.Blob{Size: 4 << 20, Seed: 2}
+			s, err := lab.BulkServer(limit(t), b.server, netip.AddrPortFrom(server4, 9000).String(), down, up)
+			if err != nil {
+				t.Fatal(err)
+			}
+			labtest.Close(t, s)
+			at := netip.AddrPortFrom(wan4, 80)
+			b.carry(t, at, netip.AddrPortFrom(server4, 9000), by)
+			b.near.Set(bad)
+			b.far.Set(bad)
+			for n := 1; n <= 2; n++ {
+				if _, err := lab.Bulk(limit(t), b.client, at.String(), up, down); err != nil {
+					t.Fatalf("exchange %d: %v", n, err)
+				}
+				if e := b.owner.end(t, n); e.Client.Sent != down.Size || e.Backend.Sent != up.Size {
+					t.Errorf("it tells of %d bytes to the client and %d to the backend, want %d and %d", e.Client.Sent, e.Backend.Sent, down.Size, up.Size)
+				}
+			}
+		})
+	}
+}
+
+func TestCarriedFINAndRSTPassAsTheyAre(t *testing.T) {
+	eachWay(t, nil, func(t *testing.T, b *between, at netip.AddrPort) {
+		c := b.dialled(t, at)
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+			t.Errorf("behind our FIN the client read %q, %v, want the backend's FIN", rest, err)
+		}
+		e := b.owner.end(t, 2)
+		if e.First != tcpinfo.Peer || e.FirstOf != tcpinfo.ClientLeg || e.ByRST || !e.Client.EOF || !e.Client.Life.FinAcked || !e.Backend.Life.FinAcked {
+			t.Errorf("it ended as %s, want the client's FIN first and both acknowledged", brief(e))
+		}
+		if n := b.flows.Held(); n == 0 {
+			t.Error("no leg is in TIME-WAIT, though the backend was finished first by us")
+		}
+		c = b.dialled(t, at)
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		if err := c.SetLinger(0); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+		if e := b.owner.end(t, 3); e.First != tcpinfo.Peer || e.FirstOf != tcpinfo.ClientLeg || !e.ByRST || !e.Backend.Reset {
+			t.Errorf("it ended as %s, want a RST of the client's passed on", brief(e))
+		}
+	})
+}
+
+func TestCarriedEndsByOurWill(t *testing.T) {
+	eachWay(t, nil, func(t *testing.T, b *between, at netip.AddrPort) {
+		c := b.dialled(t, at)
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		fin := tcpinfo.CarriedEnd{How: "fin", Why: tcpinfo.Drained, Patience: time.Second, Grace: 5 * time.Second}
+		if !b.flows.End(b.live(t), fin) {
+			t.Fatal("the connection is not there")
+		}
+		if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+			t.Errorf("the client read %q, %v, want FIN", rest, err)
+		}
+		_ = c.Close()
+		e := b.owner.end(t, 2)
+		if e.First != tcpinfo.Us || e.FirstBy != tcpinfo.Drained || e.ByRST || e.Client.Reset || e.Backend.Reset || !e.Client.Life.FinAcked || !e.Backend.Life.FinAcked {
+			t.Errorf("it ended as %s, want two FINs of ours, acknowledged", brief(e))
+		}
+		c = b.dialled(t, at)
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		if !b.flows.End(b.live(t), tcpinfo.CarriedEnd{How: "rst", Why: tcpinfo.Killed}) {
+			t.Fatal("the connection is not there")
+		}
+		if _, err := io.ReadAll(c); err == nil {
+			t.Error("the client read FIN, want RST")
+		}
+		if e := b.owner.end(t, 3); e.FirstBy != tcpinfo.Killed || !e.ByRST || !e.Client.Reset || !e.Backend.Reset {
+			t.Errorf("it ended as %s, want two RSTs of ours", brief(e))
+		}
+	})
+}
+
+func TestCarriedPeerThatVanishesIsNoticed(t *testing.T) {
+	quickly := func(p *config.Policy) {
+		p.Keepalive = config.Keepalive{Idle: 300 * time.Millisecond, Interval: 100 * time.Millisecond, Probes: 3}
+		p.UserTimeout = 600 * time.Millisecond
+	}
+	eachWay(t, quickly, func(t *testing.T, b *between, at netip.AddrPort) {
+		c := b.dialled(t, at)
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		time.Sleep(time.Second) // probes are answered
+		sayTo(t, c, "again")
+		hear(t, c, 5)
+		b.live(t) // the answer is acknowledged
+		b.near.Cut()
+		if e := b.owner.end(t, 2); e.FirstBy != tcpinfo.Keepalive || e.Client.Rule != tcpinfo.Keepalive || !e.Backend.Reset {
+			t.Errorf("it ended as %s, want the client given up by keepalive", brief(e))
+		}
+		b.near.Mend()
+		c = b.dialled(t, at)
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		b.far.Cut()
+		sayTo(t, c, "who hears this?")
+		if e := b.owner.end(t, 3); e.FirstBy != tcpinfo.UserTimeout || e.Backend.Rule != tcpinfo.UserTimeout || !e.Client.Reset {
+			t.Errorf("it ended as %s, want the backend given up by user_timeout", brief(e))
+		}
+		b.far.Mend()
+	})
+}
+
+func TestDirectTriesTheNextBackend(t *testing.T) {
+	b := newBetween(t, true, nil)
+	at := b.echoing(t, tcpinfo.Direct)
+	closed := netip.AddrPortFrom(server4, 9)
+	// The way to it is known as soon as somebody there has answered a SYN.
+	s, err := lab.Echo(limit(t), b.server, closed.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := b.Dial(closed, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, d, d.Established)
+	d.Abort()
+	s.Close()
+	b.owner.backends = []netip.AddrPort{closed, b.owner.backends[0]}
+	b.owner.turn.Store(0)
+	c := b.dialled(t, at)
+	sayTo(t, c, "hello")
+	hear(t, c, 5)
+	_ = c.Close()
+	e := b.owner.end(t, 2)
+	if e.Carrier != tcpinfo.Direct || e.Retries != 1 || e.Backend.Remote.Port() != 7 {
+		t.Errorf("it was carried by %s to %s after %d attempts that failed, want direct to port 7 after 1", e.Carrier, e.Backend.Remote, e.Retries)
+	}
+	b.owner.backends = []netip.AddrPort{closed}
+	if _, err := b.client.Dial(limit(t), "tcp", at.String()); err == nil {
+		t.Error("a client was connected to no backend")
+	}
+	if e := b.owner.end(t, 3); e.Client.Rule != tcpinfo.Refused || !e.View.Connecting {
+		t.Errorf("it ended as %s, want refused", brief(e))
+	}
+}
+
+func TestDirectReplacesASilentBackend(t *testing.T) {
+	b := newBetween(t, true, nil)
+	at := b.echoing(t, tcpinfo.Direct)
+	b.far.Cut()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := b.client.Dial(limit(t), "tcp", at.String())
+		failed <- err
+	}()
+	if e := b.owner.end(t, 2); e.Client.Rule != tcpinfo.ConnectTimeout {
+		t.Errorf("it ended as %s, want connect_timeout", brief(e))
+	}
+	if err := <-failed; err == nil {
+		t.Error("a client was connected to a backend that is silent")
+	}
+}
+
+func TestWhatComesBeforeTheSpliceIsNotLost(t *testing.T) {
+	b := newBetween(t, true, nil)
+	b.far.Set(lab.Impairment{Delay: 150 * time.Millisecond}) // the backend takes its time
+	s, err := lab.Serve(limit(t), b.server, netip.AddrPortFrom(server4, 25).String(), func(c net.Conn) error {
+		if _, err := io.WriteString(c, "220 ready"); err != nil {
+			return err
+		}
+		all, err := io.ReadAll(c)
+		if err == nil {
+			_, err = c.Write(all)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, s)
+	at := netip.AddrPortFrom(wan4, 25)
+	b.carry(t, at, netip.AddrPortFrom(server4, 25), tcpinfo.Splice)
+	c := b.dialled(t, at)
+	sayTo(t, c, "HELO ")
+	sayTo(t, c, "world")
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); err != nil || string(got) != "220 readyHELO world" {
+		t.Errorf("the client read %q, %v", got, err)
+	}
+	if e := b.owner.end(t, 1); e.Carrier != tcpinfo.Splice || e.Client.Sent != 19 || e.Backend.Sent != 10 {
+		t.Errorf("it ended as %s", brief(e))
+	}
+}

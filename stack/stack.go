@@ -84,10 +84,10 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
-		log:   o.Log,
-		names: make(map[string]tcpip.NICID),
-		cards: o.Links,
-		gate:  o.Gate,
+		log:    o.Log,
+		names:  make(map[string]tcpip.NICID),
+		cards:  o.Links,
+		gate:   o.Gate,
 		flows:  o.Flows,
 		nextID: o.IDs,
 	}
