@@ -47,10 +47,20 @@ type owner struct {
 }
 
 func (o *owner) Choose(_, after netip.AddrPort) (netip.AddrPort, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if len(o.backends) == 0 {
 		return netip.AddrPort{}, false
 	}
 	return o.backends[int(o.turn.Add(1)-1)%len(o.backends)], true
+}
+
+// have makes the next choice the first of these.
+func (o *owner) have(backends ...netip.AddrPort) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.backends = backends
+	o.turn.Store(0)
 }
 
 func (o *owner) Tried(_ netip.AddrPort, err error) {
@@ -134,7 +144,7 @@ func (b *between) carry(t *testing.T, at, backend netip.AddrPort, by tcpinfo.Car
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.owner.backends = append(b.owner.backends, backend)
+	b.owner.have(backend)
 	b.Own("test", b.owner, flow.CarrierSettings{Policy: "test", ConnectTimeout: 2 * time.Second, ConnectRetries: 2})
 	if err := b.Carry(at, "test", by); err != nil {
 		t.Fatal(err)
@@ -422,8 +432,7 @@ func TestDirectTriesTheNextBackend(t *testing.T) {
 	await(t, d, d.Established)
 	d.Abort()
 	s.Close()
-	b.owner.backends = []netip.AddrPort{closed, b.owner.backends[0]}
-	b.owner.turn.Store(0)
+	b.owner.have(closed, netip.AddrPortFrom(server4, 7))
 	c := b.dialled(t, at)
 	sayTo(t, c, "hello")
 	hear(t, c, 5)
@@ -432,7 +441,7 @@ func TestDirectTriesTheNextBackend(t *testing.T) {
 	if e.Carrier != tcpinfo.Direct || e.Retries != 1 || e.Backend.Remote.Port() != 7 {
 		t.Errorf("it was carried by %s to %s after %d attempts that failed, want direct to port 7 after 1", e.Carrier, e.Backend.Remote, e.Retries)
 	}
-	b.owner.backends = []netip.AddrPort{closed}
+	b.owner.have(closed)
 	if _, err := b.client.Dial(limit(t), "tcp", at.String()); err == nil {
 		t.Error("a client was connected to no backend")
 	}
