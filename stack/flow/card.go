@@ -113,7 +113,7 @@ look:
 		t.Count.BadSource.Add(1) // RFC 9293, 3.9.2.3: silently discarded
 		return frame.Drop
 	}
-	if by, ok := t.carriageOf(s.key.localAddr()); ok && by.by == tcpinfo.Direct && s.is(syn|ack|rst|fin, syn) && mayDirect(fl) {
+	if by, ok := t.carriageOf(s.key.localAddr()); ok && by.by == tcpinfo.Direct && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, &s) {
 		sh.mu.Unlock()
 		if t.direct(c, f, &s, by, now) {
 			return frame.Consume

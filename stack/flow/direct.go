@@ -34,7 +34,9 @@ const (
 
 // mayDirect reports whether a SYN that finds this flow may begin a direct
 // connection.
-func mayDirect(f *Flow) bool { return f == nil || f.state == Closed }
+func (t *Table) mayDirect(f *Flow, s *segment) bool {
+	return f == nil || f.state == Closed || f.state == TimeWait && t.mayReopen(f, s)
+}
 
 // direct begins a direct connection for a SYN. It is false if the SYN has to go
 // the ordinary way. No lock is held.
@@ -60,12 +62,15 @@ func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now in
 		return false
 	}
 	p := t.lockBoth(&s.key, &bk)
-	if p.m != nil || !mayDirect(p.f) {
+	if p.m != nil || !t.mayDirect(p.f, s) {
 		p.unlock()
 		o.to.Ended(nil)
 		return false
 	}
 	if p.f != nil {
+		if p.f.state == TimeWait {
+			t.Count.Reused.Add(1)
+		}
 		t.forget(p.fsh, p.f, p.fslot)
 	}
 	p.f, p.fslot = t.create(p.fsh, &s.key, uint32(s.key.hash(t.seed)), now)

@@ -143,14 +143,14 @@ func (f *Flow) sent(s *segment, now instant) {
 	if after(s.end(), f.sndNxt) {
 		f.sndNxt = s.end()
 	}
+	if s.flags&ack != 0 {
+		f.acknowledged(s.ack, now) // before our FIN: one segment may be both
+	}
 	if s.flags&fin != 0 {
 		f.sentFIN(s, now)
 	}
 	if f.sndWnd == 0 && s.size > 0 && !f.has(zeroWindow) && f.state.synchronized() {
 		f.flags |= zeroWindow // it was closed before: closedWnd knows since when
-	}
-	if s.flags&ack != 0 {
-		f.acknowledged(s.ack, now)
 	}
 }
 
