@@ -115,8 +115,8 @@ look:
 	}
 	if by, ok := t.carriageOf(s.key.localAddr()); ok && by.by == tcpinfo.Direct && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, &s) {
 		sh.mu.Unlock()
-		if t.direct(c, f, &s, by, now) {
-			return frame.Consume
+		if v, done := t.direct(c, f, &s, by, now); done {
+			return v
 		}
 		sh.mu.Lock()
 		fl, slot = sh.find(&s.key, h)

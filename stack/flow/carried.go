@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/internal/tcpinfo"
+	"github.com/lastack/lastack/netif/frame"
 )
 
 // A carried connection is two flows, its legs: the client's, which was accepted,
@@ -63,6 +64,8 @@ type pairing struct {
 	fslot, mslot  uint32
 	client, other *Flow            // the same: the client's leg and the backend's
 	says          []reset          // to be sent once the locks are free
+	fr            *frame.Frame     // a SYN may go in its place
+	sent          bool             // it has
 	full          []int            // policies whose TIME-WAITs are too many then
 	tried         func()           // to be called then
 	ended         *tcpinfo.Carried // to be told then, to owner

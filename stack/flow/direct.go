@@ -38,34 +38,34 @@ func (t *Table) mayDirect(f *Flow, s *segment) bool {
 	return f == nil || f.state == Closed || f.state == TimeWait && t.mayReopen(f, s)
 }
 
-// direct begins a direct connection for a SYN. It is false if the SYN has to go
+// direct begins a direct connection for a SYN. done is false if the SYN has to go
 // the ordinary way. No lock is held.
-func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now instant) bool {
+func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now instant) (v frame.Verdict, done bool) {
 	o := t.ownerOf(by.owner)
 	policy, listens := t.listener(s.key.localAddr())
 	if o == nil || !listens || !s.key.sane() || t.halfOpen.Load() >= directHalfOpenMost {
-		return false
+		return v, false
 	}
 	client := s.key.remoteAddr()
 	backend, ok := o.to.Choose(client, netip.AddrPort{})
 	if !ok {
-		return false
+		return v, false
 	}
 	w := t.ways.get(backend, now)
 	if w == nil {
 		o.to.Ended(nil)
-		return false
+		return v, false
 	}
 	bk, ok := t.source(w, backend, now)
 	if !ok {
 		o.to.Ended(nil)
-		return false
+		return v, false
 	}
 	p := t.lockBoth(&s.key, &bk)
 	if p.m != nil || !t.mayDirect(p.f, s) {
 		p.unlock()
 		o.to.Ended(nil)
-		return false
+		return v, false
 	}
 	if p.f != nil {
 		if p.f.state == TimeWait {
@@ -82,12 +82,15 @@ func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now in
 	p.f.receivedSYN(s, now)
 	p.f.iss = t.isn(&s.key, now)
 	p.f.sndUna, p.f.sndNxt = p.f.iss, p.f.iss
-	p.client = p.f
+	p.client, p.fr = p.f, fr
 	p.dial(&bk, w, now)
 	t.Count.Directed.Add(1)
 	p.unlock()
 	p.speak()
-	return true
+	if p.sent {
+		return frame.Forward, true
+	}
+	return frame.Consume, true
 }
 
 // dial makes the backend's leg and sends its SYN.
@@ -127,9 +130,25 @@ func (p *pairing) dial(k *key, w *way, now instant) {
 // offeredFirst is the window of the peer's SYN, which is never scaled.
 func (f *Flow) offeredFirst() uint16 { return uint16(min(f.sndWnd, 0xffff)) }
 
-// sayOpening sends the SYN of the backend's leg.
+// sayOpening sends the SYN of the backend's leg: in the place of the frame that is
+// handled, if there is one.
 func (p *pairing) sayOpening(s *segment) {
 	m := p.other
+	if fr := p.fr; fr != nil && len(fr.Room) >= frame.RoomSize {
+		if out, ok := p.t.out(m); ok {
+			options := synOptions(s)
+			size := tcpHeader + len(options)
+			at := out.put(fr.Room, &m.key, size)
+			a := answer{syn: options, seq: s.seq, window: s.window}
+			tcp := fr.Room[at : at+size]
+			clear(tcp)
+			a.tcp(tcp, m.key.lport, m.key.rport)
+			binary.BigEndian.PutUint16(tcp[16:], ^frame.Sum(tcp, m.key.pseudo(size)))
+			fr.Head, fr.Body, fr.To, fr.Meta = fr.Room[:at+size], nil, out.to, frame.Header{}
+			p.sent = true
+			return
+		}
+	}
 	p.says = append(p.says, reset{m.key, answer{syn: synOptions(s), seq: s.seq, window: s.window}, int(m.card), m.mac, m.has(tagged), m.vlan})
 }
 
@@ -210,7 +229,11 @@ func (p *pairing) handshake(fr *frame.Frame, l frame.Layout, s *segment, now ins
 		if s.seq != f.irs || s.flags&ack != 0 {
 			return true, frame.Drop
 		}
+		p.fr = fr
 		p.sayAgain(now)
+		if p.sent {
+			return true, frame.Forward
+		}
 		return true, frame.Consume
 	case !m.state.synchronized(), s.flags&ack == 0, s.ack != f.iss+1, s.seq != f.irs+1:
 		return true, frame.Drop // it can't know our number yet

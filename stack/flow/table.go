@@ -25,6 +25,7 @@ type Table struct {
 	secret   uint64 // of ISNs and timestamps
 	epoch    int64  // nanoseconds that their clocks are ahead
 	ids      func() uint64
+	lastID   uint64 // see LastID
 	clock    tcpip.Clock
 	began    tcpip.MonotonicTime
 	wall     time.Time // the same
