@@ -33,6 +33,7 @@ type SavedSession struct {
 	Ended   time.Duration   `json:"ended"` // of one that settles
 	Client  SavedSide       `json:"client"`
 	Backend SavedSide       `json:"backend"`
+	Why     string          `json:"why,omitempty"`
 	Private json.RawMessage `json:"private,omitempty"`
 }
 
@@ -106,7 +107,7 @@ func (s *Session) keep() SavedSession {
 	v := SavedSession{
 		ID: s.id, Stage: s.Stage(), Opened: s.opened, Moved: s.Moved(), Ready: time.Duration(s.ready.Load()), Retries: s.retries.Load(),
 		Addr: s.backend, Bound: s.bound.Load(), Reason: s.reason, First: s.first, Detail: s.detail,
-		Client: s.Client.keep(), Backend: s.Backend.keep(),
+		Client: s.Client.keep(), Backend: s.Backend.keep(), Why: s.why,
 	}
 	if s.ended {
 		v.Ended = max(s.endedAt, 1)
@@ -159,7 +160,7 @@ func (s *Server) Load(saved *Saved, conn func(id uint64) Conn) (n int, err error
 		}
 		n++
 	}
-	return n, nil
+	return n + s.carriage.load(), nil
 }
 
 // revive makes a session as it was described.
@@ -174,6 +175,7 @@ func (s *Server) revive(v *SavedSession, client, backend Conn) error {
 	one.retries.Store(v.Retries)
 	one.bound.Store(v.Bound)
 	one.backend, one.reason, one.first, one.detail = v.Addr, v.Reason, v.First, v.Detail
+	one.why = v.Why
 	one.Client.recall(v.Client)
 	one.Backend.recall(v.Backend)
 	one.Client.Conn, one.Backend.Conn = client, backend

@@ -270,8 +270,8 @@ func (d *daemon) logProgress(done <-chan struct{}) {
 		case <-tick.C:
 			var active, settling int64
 			for _, s := range d.supervisor.Services() {
-				c := s.Counters()
-				active, settling = active+c.Active, settling+c.Settling
+				a, b := s.Left()
+				active, settling = active+a, settling+b
 			}
 			d.log.Info("draining", "connections", active, "settling", settling)
 		}

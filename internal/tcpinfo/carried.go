@@ -76,7 +76,7 @@ type Carried struct {
 	Client  Leg
 	Backend Leg
 	First   Who     // Peer tells to look at FirstOf; Us is the table; Nobody has ended it
-	FirstBy Rule    // the rule by which the table ends it; also if First is Peer, whose FIN went before
+	FirstBy Rule    // the rule by which the table has sent its FIN or RST; also if First is Peer, whose FIN went before
 	FirstOf LegName // whose FIN or RST went first, if Peer
 	ByRST   bool    // the first word was a RST
 }
@@ -94,7 +94,8 @@ const (
 type CarriedEnd struct {
 	// How: "fin" sends FIN to both peers as soon as nothing is under way, and
 	// keeps windows closed until then; "turn" waits besides for the moment between
-	// an answer and the next request; "rst" resets both at once.
+	// an answer and the next request; "rst" resets both at once. One that both
+	// peers have finished by themselves gets no FIN more: "fin" only bounds it.
 	How string
 	Why Rule
 	// Patience is how long "fin" and "turn" wait for that moment; then both

@@ -98,5 +98,7 @@ func (x *Proxy) Load(s *services.Saved, conn func(id uint64) services.Conn) (int
 		b.connects.Store(v.Connects)
 		b.failures.Store(v.Failures)
 	}
-	return x.Server.Load(s, conn)
+	n, err := x.Server.Load(s, conn)
+	x.loadCarried()
+	return n, err
 }

@@ -172,6 +172,7 @@ func (t *Table) leg(f *Flow, now instant) tcpinfo.Leg {
 	}
 	if f.endedBy > 0 {
 		l.Rule = limitRules[f.endedBy-1]
+		l.Died = l.Died || peersFault(l.Rule)
 	}
 	l.Info = tcpinfo.Info{
 		State: f.state.String(), SndMSS: uint32(f.sndMSS), SACK: f.has(sackOK), Timestamps: f.has(timestamps),
@@ -183,6 +184,16 @@ func (t *Table) leg(f *Flow, now instant) tcpinfo.Leg {
 		}
 	}
 	return l
+}
+
+// peersFault reports whether a rule gives a peer up, not the connection.
+func peersFault(r tcpinfo.Rule) bool {
+	switch r {
+	case tcpinfo.Keepalive, tcpinfo.UserTimeout, tcpinfo.MaxRetries, tcpinfo.ZeroWindow, tcpinfo.SynRetries,
+		tcpinfo.FinWait1, tcpinfo.Closing, tcpinfo.LastAck, tcpinfo.CloseWait:
+		return true
+	}
+	return false
 }
 
 // firsts tells who ended it first, and how.
