@@ -118,6 +118,10 @@ func (o owner) Tried(backend netip.AddrPort, err error) {
 
 // Ended implements services.CarrierOwner.
 func (o owner) Ended(v *tcpinfo.Carried) {
+	if v == nil { // the place that Choose took was not needed
+		o.proxy.Unadmit()
+		return
+	}
 	if !v.View.Connecting {
 		o.proxy.backend(v.View.Backend).active.Add(-1)
 	}
