@@ -35,7 +35,7 @@ import (
 // Until "go" either may give up, and the old one goes on.
 
 // handoverForm is the version of what the messages mean.
-const handoverForm = 1
+const handoverForm = 2
 
 // Bounds of an upgrade: of a start without connections, of what is read and
 // made again, and of the word in the end.
@@ -308,12 +308,23 @@ func (d *daemon) comeToRest() error {
 	if d.keeper != nil {
 		d.keeper.close()
 	}
-	d.flows.CloseWindows()
 	d.loops.Pause()
 	for _, ep := range d.endpoints {
 		ep.Pause()
 	}
-	return d.stack.Pause()
+	// What has come is handled to the end, and what that sends leaves: it would
+	// have to be sent again by a timer.
+	if err := d.stack.Pause(); err != nil {
+		return err
+	}
+	for _, delay := range d.delays {
+		delay.Flush() // or the ACKs it holds would open windows again
+	}
+	d.flows.CloseWindows()
+	for _, ep := range d.endpoints {
+		ep.Mute()
+	}
+	return nil
 }
 
 // goOn is the end of a rest that nobody used.
