@@ -70,7 +70,6 @@ type handedState struct {
 	Began    time.Time                  `json:"began"` // the first process of the line
 	Cards    []handedCard               `json:"cards"`
 	Services map[string]*services.Saved `json:"services"`
-	Drains   []services.DrainRow        `json:"drains"` // oldest first
 }
 
 type handedCard struct {
@@ -272,7 +271,7 @@ func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
 	begun = shaken
 	got, err := d.tell(line)
 	if err == nil && d.admin != nil {
-		err = d.admin.Withdraw()
+		err = d.admin.Withdraw(false)
 	}
 	if err == nil {
 		err = line.Send("go", nil)
@@ -363,9 +362,8 @@ func (d *daemon) collect() (c *collected, files []*os.File, err error) {
 		}
 	}()
 	c = &collected{state: handedState{
-		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved), Drains: d.Drains(),
+		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved),
 	}}
-	slices.Reverse(c.state.Drains)
 	for i, ep := range d.endpoints {
 		sockets, err := ep.Sockets()
 		if err != nil {

@@ -69,6 +69,7 @@ type savedBackend struct {
 	RetryAt  int64          `json:"retry_at"`
 	Connects uint64         `json:"connects"`
 	Failures uint64         `json:"failures"`
+	Plan     int            `json:"plan"` // of its drain, in services.Saved; 0 is none
 }
 
 // Save implements services.Service.
@@ -76,7 +77,7 @@ func (x *Proxy) Save() (*services.Saved, []services.Conn) {
 	s, conns := x.Server.Save()
 	var all []savedBackend
 	for _, b := range x.pool.Load().backends {
-		all = append(all, savedBackend{b.addr, b.fails.Load(), b.retryAt.Load(), b.connects.Load(), b.failures.Load()})
+		all = append(all, savedBackend{b.addr, b.fails.Load(), b.retryAt.Load(), b.connects.Load(), b.failures.Load(), s.Keep(b.plan.Load())})
 	}
 	s.Private, _ = json.Marshal(all) // plain fields
 	return s, conns
@@ -97,6 +98,7 @@ func (x *Proxy) Load(s *services.Saved, conn func(id uint64) services.Conn) (int
 		b.retryAt.Store(v.RetryAt)
 		b.connects.Store(v.Connects)
 		b.failures.Store(v.Failures)
+		b.plan.Store(s.Recall(v.Plan))
 	}
 	return x.Server.Load(s, conn)
 }
