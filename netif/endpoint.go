@@ -204,6 +204,9 @@ func (e *Endpoint) Sockets() (files []*os.File, err error) {
 // Name is the kernel's name of the card.
 func (e *Endpoint) Name() string { return e.name }
 
+// MTU is the card's, in bytes of a network packet.
+func (e *Endpoint) MTU() uint32 { return e.mtu.Load() }
+
 // Up reports whether the card is administratively up and has carrier.
 func (e *Endpoint) Up() bool { return e.up.Load() }
 

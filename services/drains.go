@@ -72,7 +72,7 @@ func (v *Supervisor) find(name string) ([]place, error) {
 	}
 	if id, err := strconv.ParseUint(name, 10, 64); err == nil {
 		for _, s := range v.Services() {
-			if slices.ContainsFunc(s.Conns(), func(r Row) bool { return r.ID == id }) {
+			if s.HasConn(id) {
 				return []place{{service: s, conn: id}}, nil
 			}
 		}

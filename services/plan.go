@@ -152,6 +152,13 @@ func (p *Plan) takeBack(now time.Duration) {
 	a.takenUp, a.over = true, now
 }
 
+// taken reports whether the drain was taken back.
+func (p *Plan) taken() bool {
+	p.account.mu.Lock()
+	defer p.account.mu.Unlock()
+	return p.account.takenUp
+}
+
 // result is the report so far.
 func (p *Plan) result(now time.Duration) Report {
 	a := p.account

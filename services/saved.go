@@ -44,6 +44,7 @@ type SavedSession struct {
 	Ended   time.Duration   `json:"ended"`          // of one that settles
 	Client  SavedSide       `json:"client"`
 	Backend SavedSide       `json:"backend"`
+	Why     string          `json:"why,omitempty"`
 	Private json.RawMessage `json:"private,omitempty"`
 }
 
@@ -128,7 +129,7 @@ func (s *Session) keep() SavedSession {
 		ID: s.id, Stage: s.Stage(), Opened: s.opened, Moved: s.Moved(), Ready: time.Duration(s.ready.Load()), Retries: s.retries.Load(),
 		Remote: s.Client.Conn.RemoteAddr(), Local: s.Client.Conn.LocalAddr(),
 		Addr: s.backend, Bound: s.bound.Load(), Reason: s.reason, First: s.first, Detail: s.detail,
-		Client: s.Client.keep(), Backend: s.Backend.keep(),
+		Client: s.Client.keep(), Backend: s.Backend.keep(), Why: s.why,
 	}
 	if s.ended {
 		v.Ended = max(s.endedAt, 1)
@@ -184,7 +185,7 @@ func (s *Server) Load(saved *Saved, conn func(id uint64) Conn) (n int, err error
 		}
 		n++
 	}
-	return n, nil
+	return n + s.carriage.load(), nil
 }
 
 // recallPlans goes on with the drain of the whole service, and remembers others.
@@ -215,6 +216,7 @@ func (s *Server) revive(v *SavedSession, plan *Plan, client, backend Conn) error
 	one.bound.Store(v.Bound)
 	one.own.Store(plan)
 	one.backend, one.reason, one.first, one.detail = v.Addr, v.Reason, v.First, v.Detail
+	one.why = v.Why
 	one.Client.recall(v.Client)
 	one.Backend.recall(v.Backend)
 	one.Client.Conn, one.Backend.Conn = client, backend

@@ -298,7 +298,7 @@ func (s *Stack) reconn(e *tcp.Endpoint, queue *waiter.Queue, v *savedConn) *Conn
 	}
 	c := &Conn{id: v.ID, s: s, policy: policy, ep: e, queue: queue, local: v.Local, remote: v.Remote, unarmed: v.Unarmed}
 	c.finSent.Store(v.FinSent)
-	raise(&s.nextID, v.ID)
+	raise(s.nextID, v.ID)
 	return c
 }
 

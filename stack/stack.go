@@ -49,7 +49,7 @@ type Stack struct {
 	clock    *Clock // nil if it is not the real one
 	// broadcasts are the broadcast addresses of our subnets.
 	broadcasts []netip.Addr
-	nextID     atomic.Uint64
+	nextID     *atomic.Uint64
 	routers    *routers
 
 	mu     sync.Mutex // guards closed
@@ -70,6 +70,9 @@ type Options struct {
 	Owned bool
 	Log   *slog.Logger // nil discards
 	Clock tcpip.Clock  // nil is a new Clock; Pause needs one
+	// IDs numbers connections; nil is a new count. Flows has the same, if it
+	// carries some by itself.
+	IDs *atomic.Uint64
 }
 
 // New assembles the stack, checks that nobody else uses its addresses and
@@ -81,12 +84,16 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
-		log:   o.Log,
-		names: make(map[string]tcpip.NICID),
-		nics:  make(map[tcpip.NICID]gstack.NetworkInterface),
-		cards: o.Links,
-		gate:  o.Gate,
-		flows: o.Flows,
+		log:    o.Log,
+		names:  make(map[string]tcpip.NICID),
+		nics:   make(map[tcpip.NICID]gstack.NetworkInterface),
+		cards:  o.Links,
+		gate:   o.Gate,
+		flows:  o.Flows,
+		nextID: o.IDs,
+	}
+	if s.nextID == nil {
+		s.nextID = new(atomic.Uint64)
 	}
 	for _, l := range o.Links {
 		for _, p := range l.Interface.Addresses {

@@ -138,6 +138,7 @@ func (d *daemon) loadFlows() error {
 	}
 	_, err := d.flows.Load(bytes.NewReader(d.taking.flows), cards, d.taking.gap)
 	d.taking.flows = nil
+	d.ids.Store(d.flows.LastID()) // those of the stack's connections are minded by the stack
 	return err
 }
 
@@ -212,6 +213,9 @@ func (d *daemon) adopt() error {
 		ep.Resume()
 	}
 	t.loaded.Go()
+	if n := d.flows.ResetUnowned(); n > 0 {
+		d.log.Warn("connections of services that are there no more were reset", "connections", n)
+	}
 	if t.line == nil {
 		d.stack.Announce()
 		d.forgetJournals()

@@ -100,5 +100,7 @@ func (x *Proxy) Load(s *services.Saved, conn func(id uint64) services.Conn) (int
 		b.failures.Store(v.Failures)
 		b.plan.Store(s.Recall(v.Plan))
 	}
-	return x.Server.Load(s, conn)
+	n, err := x.Server.Load(s, conn)
+	x.loadCarried()
+	return n, err
 }

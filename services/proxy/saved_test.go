@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -36,7 +35,7 @@ func (r *rig) move(lost ...netip.AddrPort) (n int) {
 	conf.Listen = []config.Listen{{Addrs: []netip.AddrPort{netip.AddrPortFrom(front.Addr(), 8000+uint16(since.Seconds()))}}}
 	r.loops = services.NewLoops(services.LoopOptions{N: 2, Since: since})
 	r.loops.Pause()
-	r.proxy = proxy.New(conf, r.pol, services.Env{Network: r.net, Loops: r.loops, Log: slog.New(slog.DiscardHandler)})
+	r.proxy = proxy.New(conf, r.pol, r.env())
 	if err := r.proxy.Start(); err != nil {
 		r.Fatal(err)
 	}
