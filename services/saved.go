@@ -21,8 +21,16 @@ type Saved struct {
 	Plans    []SavedPlan     `json:"plans"`             // of drains; the others name them by their places, from 1
 	Listed   int             `json:"listed"`            // so many of them are remembered, oldest first
 	Whole    int             `json:"whole"`             // by which the whole service drains; 0 is none
+	Aims     []SavedAim      `json:"aims"`              // drains of carried connections
 
 	plans []*Plan // of Plans
+}
+
+// SavedAim is a drain of the carried connections of a backend, or of one.
+type SavedAim struct {
+	Plan    int            `json:"plan"`
+	Backend netip.AddrPort `json:"backend"`
+	Conn    uint64         `json:"conn"`
 }
 
 // SavedSession is a session.
@@ -103,12 +111,17 @@ func (s *Server) Save() (*Saved, []Conn) {
 		saved.Listed = saved.Keep(p)
 	}
 	saved.Whole = saved.Keep(s.plan.Load())
+	for _, a := range s.carriage.aimed() {
+		saved.Aims = append(saved.Aims, SavedAim{saved.Keep(a.plan), a.backend, a.conn})
+	}
 	var conns []Conn
 	for _, sh := range s.shards {
 		sh.mu.Lock()
 		for one := sh.first; one != nil; one = one.next {
 			v := one.keep()
-			v.Plan = saved.Keep(one.own.Load())
+			if own := one.own.Load(); own != handedOver {
+				v.Plan = saved.Keep(own)
+			}
 			saved.Sessions = append(saved.Sessions, v)
 			if v.Client.Conn != 0 {
 				conns = append(conns, one.Client.Conn)
@@ -201,6 +214,12 @@ func (s *Server) recallPlans(saved *Saved) {
 		s.plan.Store(plan)
 		s.refuse(plan.refuse)
 	}
+	for _, a := range saved.Aims {
+		if plan := saved.Recall(a.Plan); plan != nil {
+			s.carriage.aimAt(aim{plan, a.Backend, a.Conn})
+		}
+	}
+	s.carriage.Wake(ReadyDrain)
 }
 
 // revive makes a session as it was described; plan is its own.
