@@ -301,6 +301,7 @@ func TestDrainsGoOnInAnotherProcess(t *testing.T) {
 		if err := r.proxy.Update(with, r.pol, how); err != nil { // back2 comes back
 			t.Fatal(err)
 		}
+		time.Sleep(2 * time.Second)
 		r.move()
 		for _, b := range r.proxy.Backends() {
 			if b.Draining {
