@@ -52,7 +52,7 @@ type daemon struct {
 	clock      *stack.Clock
 	flows      *flow.Table
 	ids        *atomic.Uint64 // of connections, the stack's and the table's
-	cards      []*flow.Card // one for each endpoint
+	cards      []*flow.Card   // one for each endpoint
 	endpoints  []*netif.Endpoint
 	delays     []*stack.AckDelay // one for each endpoint
 	stack      *stack.Stack

@@ -243,8 +243,8 @@ func TestDrainingAServiceAndItsReport(t *testing.T) {
 	polite(t, again)
 	polite(t, echo)
 	stdout, stderr, code = r.run("drain", "--stop", "--wait")
-	if code != exitOK {
-		t.Errorf("drain --stop: status %d, %s%s", code, stdout, stderr)
+	if code != exitOK || !strings.Contains(stdout, "stopped in ") || strings.Contains(stdout, "1 reset") {
+		t.Errorf("drain --stop: status %d, which is not that of the drains before: %s%s", code, stdout, stderr)
 	}
 	if code := p.end(20 * time.Second); code != exitOK {
 		t.Errorf("the appliance ended with %d", code)

@@ -393,8 +393,8 @@ func TestAnUpgradeThatFailsChangesNothing(t *testing.T) {
 		{r.dir, "is not an executable file"},
 		{write("script", 0o755, []byte("#!/bin/sh\nexit 0\n")), "is not a program for Linux"},
 		{write("other", 0o755, elf(other)), "is for another architecture"},
-		{"/bin/true", "the new binary cannot take over"},
-		{"/bin/sleep", "the new binary cannot take over"},
+		{"/bin/true", "the new binary cannot take over: "},
+		{"/bin/sleep", "the other process has ended"},
 	} {
 		_, stderr, code := r.run("upgrade", bad.path)
 		if code != exitError || !strings.Contains(stderr, bad.want) || strings.Count(stderr, "\n") != 1 {
