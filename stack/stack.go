@@ -13,7 +13,6 @@ import (
 
 	glog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -41,6 +40,7 @@ type Stack struct {
 	log      *slog.Logger
 	policies atomic.Pointer[map[string]*config.Policy]
 	names    map[string]tcpip.NICID
+	nics     map[tcpip.NICID]gstack.NetworkInterface
 	cards    []Link
 	gate     *Gate
 	flows    *flow.Table // nil without one
@@ -86,6 +86,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	s := &Stack{
 		log:    o.Log,
 		names:  make(map[string]tcpip.NICID),
+		nics:   make(map[tcpip.NICID]gstack.NetworkInterface),
 		cards:  o.Links,
 		gate:   o.Gate,
 		flows:  o.Flows,
@@ -119,7 +120,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	s.s = gstack.New(gstack.Options{
 		Clock: o.Clock,
 		NetworkProtocols: []gstack.NetworkProtocolFactory{
-			arp.NewProtocol,
+			s.meetCards,
 			ipv4.NewProtocolWithOptions(ipv4.Options{IGMP: ipv4.IGMPOptions{Enabled: true}}),
 			ipv6.NewProtocolWithOptions(ipv6.Options{
 				NDPConfigs: ndpConfig(false),
