@@ -16,8 +16,11 @@ type Counters struct {
 	NoTimestamp atomic.Uint64 // dropped for lack of one
 	BadACK      atomic.Uint64 // dropped for an ACK of what was never sent, or long ago (RFC 5961, 5)
 	NoACK       atomic.Uint64 // dropped for lack of the ACK flag
+	LateSYN     atomic.Uint64 // SYNs dropped in a connection (RFC 5961, 4), but for TIME-WAIT
+	BehindFIN   atomic.Uint64 // dropped because they come behind the peer's FIN
 	ICMP        atomic.Uint64 // ICMP errors dropped: about nothing that was sent, or with an MTU below the floor
-	BadSource   atomic.Uint64 // SYNs dropped that claim to come from a group or from nowhere
+	BadSource   atomic.Uint64 // SYNs dropped that claim to come from a group, from us or from nowhere
+	Group       atomic.Uint64 // segments dropped that were sent to all on the link
 	Challenges  atomic.Uint64 // ACKs sent in answer to what was dropped
 	Probes      atomic.Uint64 // keepalive segments sent because somebody asked, or for a sweep
 }
@@ -29,6 +32,7 @@ func (c *Counters) Map() map[string]uint64 {
 		"evicted": c.Evicted.Load(), "reused": c.Reused.Load(), "time_wait_acks": c.TimeWaitACK.Load(),
 		"time_wait_rsts_ignored": c.TimeWaitRST.Load(), "limited": c.Limited.Load(), "paws": c.PAWS.Load(),
 		"no_timestamp": c.NoTimestamp.Load(), "bad_ack": c.BadACK.Load(), "no_ack": c.NoACK.Load(),
-		"bad_source": c.BadSource.Load(), "icmp_refused": c.ICMP.Load(), "challenge_acks": c.Challenges.Load(), "probes": c.Probes.Load(),
+		"late_syn": c.LateSYN.Load(), "behind_fin": c.BehindFIN.Load(),
+		"bad_source": c.BadSource.Load(), "group": c.Group.Load(), "icmp_refused": c.ICMP.Load(), "challenge_acks": c.Challenges.Load(), "probes": c.Probes.Load(),
 	}
 }

@@ -115,6 +115,9 @@ func (f *Flow) sent(s *segment, now instant) {
 		f.tsLast, f.tsLastAt = s.tsVal, now.ms
 	}
 	if s.flags&rst != 0 {
+		if !f.state.synchronized() && s.seq != f.sndNxt {
+			return // in answer to a segment that is none of this connection's
+		}
 		f.flags |= rstSent
 		f.enter(Closed, now)
 		return
@@ -149,6 +152,7 @@ func (f *Flow) sent(s *segment, now instant) {
 func (f *Flow) learn(s *segment, now instant) {
 	f.flags &^= blind
 	f.iss, f.sndUna, f.sndNxt, f.rcvNxt = s.seq-1, s.seq, s.seq, s.ack
+	f.maxSndWnd = 1<<16 - 1 // at most: a SYN cookie keeps no scale
 	if s.ts {
 		f.flags |= timestamps
 		f.tsRecent, f.tsRecentAt = s.tsEcr, now.ms
