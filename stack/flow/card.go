@@ -231,6 +231,9 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint32(tcp[4:], f.rcvNxt) })
 		}
 		f.receivedLate(s, now)
+		if f.has(crumb) && s.window != 0 {
+			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint16(tcp[14:], 0) })
+		}
 		if f.has(rstSeen) && (f.id == 0 || f.has(released)) {
 			t.forget(sh, f, slot) // nobody else will say that it is over
 			return a, frame.Pass, full

@@ -91,6 +91,7 @@ const (
 	zeroWindow         // the peer's window is closed and we have tried to send
 	tagged             // its frames carry an 802.1Q tag
 	blind              // its handshake was not seen: a SYN cookie's, in a flood
+	crumb              // the peer's window is open by so little that gVisor is told of none
 )
 
 func (f *Flow) has(x flags) bool { return f.flags&x != 0 }
@@ -319,12 +320,16 @@ func (f *Flow) offer(s *segment, now instant) {
 	if f.sndScale > 0 {
 		wnd <<= uint(f.sndScale)
 	}
-	if wnd == 0 && (f.sndWnd != 0 || f.closedWnd == 0) {
-		f.closedWnd = max(now.ms, 1)
-	}
-	if wnd != 0 {
+	closed := wnd == 0
+	if !closed {
 		f.flags &^= zeroWindow
+		closed = f.leaveCrumb(wnd, s.ack, now)
+	}
+	switch {
+	case !closed:
 		f.closedWnd = 0
+	case f.closedWnd == 0 || wnd == 0 && f.sndWnd != 0:
+		f.closedWnd = max(now.ms, 1)
 	}
 	f.sndWnd = wnd
 	f.maxSndWnd = max(f.maxSndWnd, wnd)

@@ -45,6 +45,11 @@ func (t *Table) guard(f *Flow, s *segment, now instant) ruling {
 			return answered
 		}
 	}
+	if s.length() == 0 && s.seq == f.rcvNxt-1 && f.window != 0 {
+		// RFC 9293, 3.8.4: the peer's keepalive probe. gVisor answers it as it does
+		// all that is not acceptable, once in half a second.
+		return answered
+	}
 	// RFC 5961, 5.2: acceptable is SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT.
 	if f.iss != 0 && f.maxSndWnd != 0 && (after(s.ack, f.sndNxt) || before(s.ack, f.sndUna-f.maxSndWnd)) {
 		t.Count.BadACK.Add(1)
