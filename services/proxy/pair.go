@@ -85,7 +85,9 @@ func (p *pair) relay(now time.Duration, ready services.Ready) {
 	if p.halfClosed() && !p.half {
 		p.half = true
 		p.Touch(now)
-		p.bounded()
+		if p.Stage() != services.Closing {
+			p.bounded() // else finish has said it
+		}
 		ready |= services.ReadyTimer
 	}
 	if ready&(services.ReadyTimer|services.ReadyDrain) != 0 {
