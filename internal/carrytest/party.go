@@ -132,11 +132,15 @@ func (p *party) grow(to int64) {
 // speak writes and ends.
 func (p *party) speak(ctx context.Context) error {
 	buf := make([]byte, 64<<10)
-	for _, step := range p.script.Out {
+	for i, step := range p.script.Out {
 		if err := p.ready(ctx, step.Wait, step.Await); err != nil {
 			return err
 		}
-		if err := p.write(buf, step); err != nil {
+		err := p.write(buf, step)
+		if err == nil && i == 0 && p.script.Open == WithSYN {
+			err = p.sock.connected() // only now has it begun
+		}
+		if err != nil {
 			return fmt.Errorf("write after %d bytes: %w", p.seen.Wrote, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 // Result is how one connection went.
 type Result struct {
 	Schedule        *Schedule
+	Slot            Slot
 	Client, Backend Seen
 	Took            time.Duration
 	// Fault is what must not be, nil if nothing is.

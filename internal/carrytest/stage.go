@@ -165,7 +165,7 @@ func (s *slot) expect(to chan *socket) {
 
 // play plays one schedule.
 func (s *slot) play(ctx context.Context, schedule *Schedule, patience time.Duration) *Result {
-	r := &Result{Schedule: schedule}
+	r := &Result{Schedule: schedule, Slot: s.Slot}
 	began := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not over after %v", patience))
 	defer cancel()
