@@ -131,6 +131,13 @@ func (p *pair) move(now time.Duration, pipe *services.Pipe, again services.Ready
 		p.fail(now, m.Side, m.Err)
 		return false
 	}
+	if pipe.From.EOF {
+		// A reset that came right behind the FIN has no event of its own.
+		if err := p.Probe(pipe.From); err != nil {
+			p.fail(now, pipe.From, err)
+			return false
+		}
+	}
 	if m.More {
 		p.Wake(again)
 	}
