@@ -40,6 +40,7 @@ var allowed = map[string][]string{
 	"internal/handover":     {},
 	"internal/history":      {},
 	"internal/lab":          {},
+	"internal/carrytest":    {"internal/lab"},
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},
 	"bench":                 {"internal/lab"},

@@ -259,6 +259,8 @@ var reasonWords = map[string]string{
 	"stopped":             "its service was closed",
 	"internal_error":      "a fault of the appliance ended this one connection; the log has it",
 	"killed":              "the operator ended it",
+	"client_lost":         "an upgrade or a planned restart could not take the client's connection over",
+	"backend_lost":        "an upgrade or a planned restart could not take the backend's connection over",
 }
 
 var ruleWords = map[tcpinfo.Rule]string{
