@@ -80,5 +80,6 @@ type Env struct {
 	Network Network
 	Loops   *Loops
 	Log     *slog.Logger // nil is silent
+	Owner   string       // another name than the service's for the Carrier, because one that drains has that; or ""
 	Patient bool         // an address to listen on may be about to become free: wait for it
 }
