@@ -43,7 +43,8 @@ type end struct {
 	card     string // of the box
 	v4, v6   netip.Addr
 	manner   manner
-	from, to bool // it has clients, backends
+	from, to bool         // it has clients, backends
+	capture  *lab.Capture // nil unless a single connection is looked at
 }
 
 // manner is how a host and its wire behave.
@@ -241,4 +242,31 @@ func (c *crossing) carriers() map[string]int {
 		count[row.Carrier]++
 	}
 	return count
+}
+
+// capture records what the hosts send and receive.
+func (c *crossing) capture() {
+	for _, e := range c.ends {
+		e.capture = labtest.Capture(c.t, e.host, "e0")
+	}
+}
+
+// segments shows the last of a connection at both hosts, if they were recorded.
+func (c *crossing) segments(r *carrytest.Result) string {
+	const most = 60
+	lane := c.lanes[r.Schedule.Lane]
+	text := ""
+	for _, e := range c.ends {
+		if e.capture == nil || e.host != lane.Client && e.host != lane.Backend {
+			continue
+		}
+		var lines []string
+		for _, s := range e.capture.Segments() {
+			if port := r.Slot.Backend.Port(); s.Dst.Port() == port || s.Src.Port() == port {
+				lines = append(lines, s.String())
+			}
+		}
+		text += fmt.Sprintf("\nat the peer of %s, of %d:\n  ", e.card, len(lines)) + strings.Join(lines[max(0, len(lines)-most):], "\n  ")
+	}
+	return text
 }

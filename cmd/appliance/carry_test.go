@@ -121,6 +121,9 @@ func playCrossing(t *testing.T, s carrySettings, seed uint64, n int, forwarding 
 	for _, e := range c.ends {
 		t.Logf("%s: %v", e.card, e.manner)
 	}
+	if s.only >= 0 {
+		c.capture()
+	}
 	c.process = c.start()
 	var schedules []*carrytest.Schedule
 	for i := range n {
@@ -139,7 +142,7 @@ func playCrossing(t *testing.T, s carrySettings, seed uint64, n int, forwarding 
 		slowest = max(slowest, r.Took)
 		if r.Fault != nil {
 			t.Errorf("%v\n%v\nthe client %+v\nthe backend %+v\nthe appliance remembers:%s\nto repeat it: %s='seed=%d count=%d only=%d forwarding=%s times=20' go test ./cmd/appliance -v -run EveryCarrier",
-				r.Schedule, r.Fault, r.Client, r.Backend, c.ledger(r.Slot), carryVariable, seed, n, r.Schedule.Index, forwarding)
+				r.Schedule, r.Fault, r.Client, r.Backend, c.ledger(r.Slot)+c.segments(r), carryVariable, seed, n, r.Schedule.Index, forwarding)
 		}
 	})
 	if err != nil {
