@@ -50,7 +50,8 @@ type CarrierOwner interface {
 	// Tried tells how an attempt went; err is nil if the backend is connected.
 	Tried(backend netip.AddrPort, err error)
 	// Ended tells of the end of a connection, without any lock. It is called once for
-	// each that Splice has joined or Choose has taken a place for.
+	// each that Splice has joined or Choose has taken a place for; with nil if that
+	// place was not needed, because the client goes the ordinary way.
 	Ended(c *tcpinfo.Carried)
 }
 

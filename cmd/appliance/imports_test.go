@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"services":              {"config", "internal/tcpinfo"},
 	"services/admin":        {"config", "services", "services/proxy", "internal/history"},
 	"services/diag":         {"config", "services"},
-	"services/proxy":        {"config", "services"},
+	"services/proxy":        {"config", "services", "internal/tcpinfo"},
 	"services/servicestest": {"services", "internal/tcpinfo"},
 	"internal/tcpinfo":      {},
 	"internal/golden":       {},

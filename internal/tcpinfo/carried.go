@@ -38,12 +38,14 @@ type CarriedRef struct {
 // CarriedView is what a drain needs to know of a carried connection.
 type CarriedView struct {
 	Ref        CarriedRef
+	Carrier    Carrier // Splice or Direct
 	Client     netip.AddrPort
 	Backend    netip.AddrPort
 	Connecting bool          // the backend has not answered yet
 	Moved      time.Duration // since a byte last moved
 	Quiet      bool          // nothing is under way: each byte that was sent is acknowledged
 	HalfClosed bool          // one peer has finished, the other has not
+	Finished   bool          // both have finished by themselves, an acknowledgement is awaited
 	Answered   bool          // what moved last went to the client
 	Parted     bool          // the table ends it: both peers get our FIN, nothing is passed on
 }
@@ -74,7 +76,7 @@ type Carried struct {
 	Client  Leg
 	Backend Leg
 	First   Who     // Peer tells to look at FirstOf; Us is the table; Nobody has ended it
-	FirstBy Rule    // the rule, if Us
+	FirstBy Rule    // the rule by which the table has sent its FIN or RST; also if First is Peer, whose FIN went before
 	FirstOf LegName // whose FIN or RST went first, if Peer
 	ByRST   bool    // the first word was a RST
 }
@@ -92,7 +94,8 @@ const (
 type CarriedEnd struct {
 	// How: "fin" sends FIN to both peers as soon as nothing is under way, and
 	// keeps windows closed until then; "turn" waits besides for the moment between
-	// an answer and the next request; "rst" resets both at once.
+	// an answer and the next request; "rst" resets both at once. One that both
+	// peers have finished by themselves gets no FIN more: "fin" only bounds it.
 	How string
 	Why Rule
 	// Patience is how long "fin" and "turn" wait for that moment; then both
