@@ -254,6 +254,7 @@ func (c *crossing) capture() {
 // segments shows the last of a connection at both hosts, if they were recorded.
 func (c *crossing) segments(r *carrytest.Result) string {
 	const most = 60
+	since := time.Now().Add(-r.Took - 10*time.Millisecond)
 	lane := c.lanes[r.Schedule.Lane]
 	text := ""
 	for _, e := range c.ends {
@@ -262,7 +263,7 @@ func (c *crossing) segments(r *carrytest.Result) string {
 		}
 		var lines []string
 		for _, s := range e.capture.Segments() {
-			if port := r.Slot.Backend.Port(); s.Dst.Port() == port || s.Src.Port() == port {
+			if port := r.Slot.Backend.Port(); s.Time.After(since) && (s.Dst.Port() == port || s.Src.Port() == port) {
 				lines = append(lines, s.String())
 			}
 		}
