@@ -57,14 +57,14 @@ type manner struct {
 // hosts is how many there are on either side.
 const hosts = 3
 
-func newCrossing(t testing.TB, seed uint64, forwarding string, abreast int) *crossing {
+func newCrossing(t testing.TB, seed uint64, forwarding string, abreast, loss int) *crossing {
 	t.Helper()
 	c := &crossing{rig: &rig{t: t, box: labtest.Host(t, "box"), dir: t.TempDir()}, seed: seed, service: make(map[int]string)}
 	c.file, c.socket = filepath.Join(c.dir, "appliance.yaml"), filepath.Join(c.dir, "a.sock")
 	c.admin = admin.NewClient(c.socket)
 	rng := rand.New(rand.NewPCG(seed, 0xca221e5))
 	for n := range 2 * hosts {
-		c.ends = append(c.ends, c.wire(n, newManner(rng, n%hosts == 0)))
+		c.ends = append(c.ends, c.wire(n, newManner(rng, n%hosts == 0, loss)))
 	}
 	c.ends[0].to = true // one-armed
 	for _, from := range c.ends {
@@ -78,15 +78,15 @@ func newCrossing(t testing.TB, seed uint64, forwarding string, abreast int) *cro
 	return c
 }
 
-// newManner draws one.
-func newManner(rng *rand.Rand, plain bool) manner {
+// newManner draws one, with a wire that loses no more than so many percent.
+func newManner(rng *rand.Rand, plain bool, loss int) manner {
 	one := func(values ...int) int { return values[rng.IntN(len(values))] }
 	m := manner{Timestamps: rng.IntN(2) == 0, SACK: rng.IntN(3) > 0, Scaling: rng.IntN(3) > 0}
 	mtus := [][2]int{{1500, 1500}, {1500, 1500}, {1280, 1280}, {9000, 9000}, {1400, 1500}, {9000, 1500}, {1500, 9000}}
 	mtu := mtus[rng.IntN(len(mtus))]
 	m.MTU, m.BoxMTU = mtu[0], mtu[1]
 	im := &lab.Impairment{
-		Loss: float64(one(0, 1, 2, 5, 10)) / 100, Duplicate: float64(one(0, 1, 3)) / 100, Corrupt: float64(one(0, 1, 3)) / 100,
+		Loss: float64(min(loss, one(0, 1, 2, 5, 10))) / 100, Duplicate: float64(one(0, 1, 3)) / 100, Corrupt: float64(one(0, 1, 3)) / 100,
 		Reorder: float64(one(0, 2, 10)) / 100, Delay: time.Duration(one(0, 2, 10)) * time.Millisecond,
 		Jitter: time.Duration(one(0, 1)) * time.Millisecond, Seed: int64(rng.Uint64() >> 1),
 	}
@@ -168,7 +168,7 @@ func (e *end) most() int {
 	case e.manner.Wire.Loss <= 0.02:
 		return 256 << 10
 	}
-	return 32 << 10
+	return 12 << 10
 }
 
 // writeFile writes the configuration. A reset that was lost is heard of by
