@@ -56,8 +56,8 @@ pgo: need-go bin/appliance ## renew bench/appliance.pgo, the profile that the co
 	APPLIANCE_CPU_PROFILE=$(CURDIR)/bin/pgo/cpu bin/bench -appliance bin/appliance -only requests,connects,stream -rounds 2 -seconds 4 -json bin/pgo/result.json
 	$(GO) tool pprof -proto bin/pgo/cpu.* > bench/appliance.pgo
 
-soak: need-go ## the long tests, for half an hour: kill -9 in the middle of everything, upgrades under load
-	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|Drains' ./cmd/appliance
+soak: need-go ## the long tests, for an hour: kill -9 anywhere, a process a second, 10,000 schedules, 100,000 connections
+	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|Drains|EveryCarrier|AProcessASecond|HundredThousand' ./cmd/appliance
 
 fuzz: need-go ## every fuzz target for a minute each
 	@for p in $$($(GO) list ./...); do \
