@@ -3,11 +3,13 @@ package conformance
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/stack"
 )
 
@@ -303,5 +305,44 @@ func TestAConnectionOutOfACrowdIsGuarded(t *testing.T) {
 	p.say(lab.ACK|lab.PSH, 6, 3, "good")
 	if got := read(t, c, 4); got != "good" {
 		t.Errorf("read %q", got)
+	}
+}
+
+// A segment in IP fragments is one: the guard judges it, and its FIN is known.
+func TestASegmentInFragmentsIsJudgedAsOne(t *testing.T) {
+	t.Parallel()
+	for _, at := range []netip.Addr{box4, box6} {
+		t.Run(family(at), func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, nil)
+			p, c := b.open(t, at, mss(1220)...)
+			say := func(flags lab.Flags, seq, ack uint32, data string) {
+				for _, f := range p.craft(flags, seq, ack, data).Fragments(48, 7) {
+					p.frame(f)
+				}
+			}
+			text := strings.Repeat("0123456789", 20)
+			say(lab.ACK|lab.PSH, 1, 1, text)
+			if got := read(t, c, 200); got != text {
+				t.Errorf("read %q", got)
+			}
+			say(lab.ACK|lab.PSH, 201, 1<<20, "evil"+text)
+			p.expectBare(1, 201)
+			if got := b.flows.Count.BadACK.Load(); got != 1 {
+				t.Errorf("%d impossible ACKs are counted, want 1", got)
+			}
+			say(lab.ACK|lab.FIN, 201, 1, text)
+			p.expectBare(1, 402)
+			if got := read(t, c, 200); got != text {
+				t.Errorf("read %q", got)
+			}
+			closeWrite(t, c)
+			p.expect("FIN", isFIN)
+			p.say(lab.ACK, 402, 2, "")
+			within(t, 5*time.Second, "the end", isState(c, "CLOSED"))
+			if life := c.Life(); life.FinFirst != tcpinfo.Peer || !life.PeerFin || !life.FinAcked {
+				t.Errorf("it ended like this: %+v", life)
+			}
+		})
 	}
 }
