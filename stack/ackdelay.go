@@ -114,6 +114,15 @@ func (a *AckDelay) Close() {
 	}
 }
 
+// Flush sends what is held, now.
+func (a *AckDelay) Flush() {
+	if send := a.send.Load(); send != nil {
+		for i := range a.shards {
+			a.release(&a.shards[i], *send, time.Since(a.start)+2*ackDelay)
+		}
+	}
+}
+
 // Inbound implements frame.Filter.
 func (a *AckDelay) Inbound(*frame.Frame) frame.Verdict { return frame.Pass }
 

@@ -14,7 +14,6 @@ import (
 
 	glog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -42,6 +41,7 @@ type Stack struct {
 	log      *slog.Logger
 	policies atomic.Pointer[map[string]*config.Policy]
 	names    map[string]tcpip.NICID
+	nics     map[tcpip.NICID]gstack.NetworkInterface
 	cards    []Link
 	gate     *Gate
 	flows    *flow.Table // nil without one
@@ -50,7 +50,7 @@ type Stack struct {
 	clock    *Clock // nil if it is not the real one
 	// broadcasts are the broadcast addresses of our subnets.
 	broadcasts []netip.Addr
-	nextID     atomic.Uint64
+	nextID     *atomic.Uint64
 	routers    *routers
 
 	mu     sync.Mutex // guards closed
@@ -71,6 +71,9 @@ type Options struct {
 	Owned bool
 	Log   *slog.Logger // nil discards
 	Clock tcpip.Clock  // nil is a new Clock; Pause needs one
+	// IDs numbers connections; nil is a new count. Flows has the same, if it
+	// carries some by itself.
+	IDs *atomic.Uint64
 }
 
 // New assembles the stack, checks that nobody else uses its addresses and
@@ -82,11 +85,16 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
-		log:   o.Log,
-		names: make(map[string]tcpip.NICID),
-		cards: o.Links,
-		gate:  o.Gate,
-		flows: o.Flows,
+		log:    o.Log,
+		names:  make(map[string]tcpip.NICID),
+		nics:   make(map[tcpip.NICID]gstack.NetworkInterface),
+		cards:  o.Links,
+		gate:   o.Gate,
+		flows:  o.Flows,
+		nextID: o.IDs,
+	}
+	if s.nextID == nil {
+		s.nextID = new(atomic.Uint64)
 	}
 	for _, l := range o.Links {
 		for _, p := range l.Interface.Addresses {
@@ -116,7 +124,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	s.s = gstack.New(gstack.Options{
 		Clock: o.Clock,
 		NetworkProtocols: []gstack.NetworkProtocolFactory{
-			arp.NewProtocol,
+			s.meetCards,
 			ipv4.NewProtocolWithOptions(ipv4.Options{IGMP: ipv4.IGMPOptions{Enabled: true}}),
 			ipv6.NewProtocolWithOptions(ipv6.Options{
 				NDPConfigs: ndpConfig(false),

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/netif/frame"
 )
 
@@ -12,10 +13,12 @@ type SendFunc func(meta frame.Header, eth, net []byte)
 
 // Card is the table's filter for the frames of one network card.
 type Card struct {
-	t    *Table
-	n    uint8
-	send atomic.Pointer[SendFunc]
-	mac  atomic.Pointer[[6]byte] // the card's own address, from the frames to it
+	t       *Table
+	n       uint8
+	send    atomic.Pointer[SendFunc]
+	outlet  atomic.Pointer[frame.Outlet]       // where frames are forwarded to
+	deliver atomic.Pointer[func(*frame.Frame)] // gives the stack a frame that was held back
+	mac     atomic.Pointer[[6]byte]            // the card's own address, from the frames to it
 }
 
 var _ frame.Filter = (*Card)(nil)
@@ -42,6 +45,13 @@ func (c *Card) Start(send SendFunc) {
 		return
 	}
 	c.send.Store(&send)
+}
+
+// Bind tells how frames are forwarded to this card, and how one that was held
+// back gets to the stack.
+func (c *Card) Bind(to frame.Outlet, deliver func(*frame.Frame)) {
+	c.outlet.Store(&to)
+	c.deliver.Store(&deliver)
 }
 
 // Own tells the card's own address, for what it sends before any frame has told.
@@ -74,8 +84,23 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 	}
 	sh, h := t.shard(&s.key)
 	now := t.now()
+look:
 	sh.mu.Lock()
 	fl, slot := sh.find(&s.key, h)
+	if fl != nil && fl.has(carried) {
+		if fl.newer == 0 || !valid(f, l) {
+			sh.mu.Unlock()
+			return frame.Drop // its backend is being chosen; or it is damaged
+		}
+		v, again := t.carry(sh, fl, slot, f, l, &s, now)
+		if again {
+			goto look
+		}
+		if t.probes.n.Load() > 0 {
+			t.probes.answered(&s, now)
+		}
+		return v
+	}
 	if fl == nil && !s.is(syn|ack|rst|fin, syn) {
 		sh.mu.Unlock()
 		if t.sweep.n.Load() > 0 {
@@ -92,6 +117,14 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 		t.Count.BadSource.Add(1) // RFC 9293, 3.9.2.3: silently discarded
 		return frame.Drop
 	}
+	if by, ok := t.carriageOf(s.key.localAddr()); ok && by.by == tcpinfo.Direct && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, &s) {
+		sh.mu.Unlock()
+		if v, done := t.direct(c, f, &s, by, now); done {
+			return v
+		}
+		sh.mu.Lock()
+		fl, slot = sh.find(&s.key, h)
+	}
 	if fl == nil {
 		t.greet(c, sh, f, &s, h, now)
 		sh.mu.Unlock()
@@ -102,6 +135,9 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 	}
 	if fl.has(tagged) == f.Tagged && !s.is(rst, rst) {
 		copy(fl.mac[:], f.Eth[6:12])
+	}
+	if fl.has(holding) {
+		t.holds.keep(t, fl, f, l, &s)
 	}
 	answer, verdict, full := t.judge(c, sh, fl, slot, f, &s, now)
 	sh.mu.Unlock()
@@ -140,6 +176,9 @@ func (t *Table) greet(c *Card, sh *shard, f *frame.Frame, s *segment, h uint32, 
 	}
 	fl, slot := t.create(sh, &s.key, h, now)
 	fl.policy, fl.card = policy, c.n
+	if by, ok := t.carriageOf(s.key.localAddr()); ok && by.by != tcpinfo.Relay {
+		fl.flags |= holding
+	}
 	fl.reach(f)
 	fl.receivedSYN(s, now)
 	t.recount(sh, fl, slot)
@@ -205,6 +244,9 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 		f.receivedEarly(s, now)
 		if f.state == was {
 			return a, frame.Pass, full
+		}
+		if was == SynSent && f.state == Established && t.carries() {
+			t.ways.learn(f, now)
 		}
 	default:
 		if f.has(blind) {
@@ -378,6 +420,9 @@ func (c *Card) Outbound(fr *frame.Frame) frame.Verdict {
 	if f == nil {
 		if s.is(syn|ack|rst|fin, syn) {
 			f, slot = t.create(sh, &s.key, h, now)
+			if t.carries() {
+				f.flags |= holding // until it is known what becomes of it
+			}
 		} else {
 			sh.mu.Unlock()
 			return frame.Pass
@@ -394,6 +439,9 @@ func (c *Card) Outbound(fr *frame.Frame) frame.Verdict {
 // observe notes a segment of gVisor's.
 func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame, s *segment, now instant) (full int, v frame.Verdict) {
 	full = -1
+	if f.has(carried) {
+		return full, frame.Consume // what is left of the stack's connection has nothing to say
+	}
 	opening := s.is(syn|ack, syn)
 	switch {
 	case f.state == TimeWait && opening:
