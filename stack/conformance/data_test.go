@@ -102,13 +102,13 @@ func TestRepetitionsBackOffAndMeasureNothing(t *testing.T) {
 	}
 	for i := range 2 {
 		first, second := times[i+1].Sub(times[i]), times[i+2].Sub(times[i+1])
-		if ratio := float64(second) / float64(first); ratio < 1.7 || ratio > 2.4 {
+		if ratio := float64(second) / float64(first); ratio < 1.4 || ratio > 2.8 { // a busy machine is late now and then
 			t.Errorf("repetitions wait %v and then %v, want twice as long", first, second)
 		}
 	}
 	h.say(lab.ACK, 1, 5, "")
 	within(t, 5*time.Second, "the ACK taken", func() bool { return c.Info().Unacked == 0 })
-	if after := c.Info().RTT; after > before+20*time.Millisecond {
+	if after := c.Info().RTT; after > before+100*time.Millisecond { // measured, it would be an eighth of three seconds more
 		t.Errorf("a round trip of %v was measured by an ACK of what was repeated; it was %v", after, before)
 	}
 }
@@ -156,7 +156,7 @@ func TestThreeDuplicateACKsRepeatTheLostSegment(t *testing.T) {
 		h.say(lab.ACK, 1, lost-h.irs, "")
 	}
 	h.expect("the lost one again", func(s lab.Segment) bool { return s.Seq == lost && s.Len > 0 })
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > 2500*time.Millisecond {
 		t.Errorf("it took %v, and the timeout is 3 s", took)
 	}
 }

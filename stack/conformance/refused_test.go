@@ -135,7 +135,7 @@ func TestAWrongACKInSYNSENTLeavesOurSYNToItsTimer(t *testing.T) {
 	if again.Flags != lab.SYN || again.Seq != first.Seq {
 		t.Errorf("got %v, want the SYN again", again)
 	}
-	between(t, "the second SYN", again.Time.Sub(first.Time), 900*time.Millisecond, 1600*time.Millisecond)
+	between(t, "the second SYN", again.Time.Sub(first.Time), 900*time.Millisecond, 1900*time.Millisecond)
 	p.say(lab.SYN|lab.ACK, 0, 1, "")
 	if err := await(t, c, c.Established); err != nil {
 		t.Error(err)
@@ -230,7 +230,7 @@ func TestSYNsToAllAndFromOurselvesAreIgnored(t *testing.T) {
 }
 
 // RFC 5681, 4.2: what fills a gap is acknowledged at once. Otherwise the first
-// ACK of a connection waits for 20 ms: of a few connections one at least is not
+// ACK of a connection waits for 20 ms: of some connections one at least is not
 // late for other reasons.
 func TestWhatFillsAGapIsAcknowledgedAtOnce(t *testing.T) {
 	t.Parallel()
@@ -240,7 +240,7 @@ func TestWhatFillsAGapIsAcknowledgedAtOnce(t *testing.T) {
 			b := newBox(t, nil)
 			l := b.listen(t, box4)
 			best := time.Hour
-			for from := range uint16(5) {
+			for from := uint16(0); from < 50 && best > 15*time.Millisecond; from++ {
 				p := b.peer(t, box4, 5000+from)
 				p.handshake(options...)
 				c := accept(t, l)
