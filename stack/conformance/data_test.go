@@ -102,7 +102,7 @@ func TestRepetitionsBackOffAndMeasureNothing(t *testing.T) {
 	}
 	for i := range 2 {
 		first, second := times[i+1].Sub(times[i]), times[i+2].Sub(times[i+1])
-		if ratio := float64(second) / float64(first); ratio < 1.4 || ratio > 2.8 { // a busy machine is late now and then
+		if ratio := float64(second) / float64(first); ratio < 1.4 || ratio > 4 { // a busy machine is late now and then
 			t.Errorf("repetitions wait %v and then %v, want twice as long", first, second)
 		}
 	}
