@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/lastack/lastack/internal/handover"
@@ -59,8 +60,16 @@ type greeting struct {
 
 // ready is the answer.
 type ready struct {
-	Version string `json:"version"`
+	Version    string `json:"version"`
+	Unreadable string `json:"unreadable,omitempty"` // why it can't take connections over, which it could run without
 }
+
+// unreadableError says that another version runs with our configuration, but not
+// with our connections.
+type unreadableError struct{ ready }
+
+// Error is the new version's sentence.
+func (e *unreadableError) Error() string { return e.Unreadable }
 
 // handedState is what is no connection.
 type handedState struct {
@@ -85,7 +94,7 @@ type loaded struct {
 }
 
 // Upgrade implements admin.Source.
-func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
+func (d *daemon) Upgrade(path string, liveOnly bool) (up admin.Upgraded, err error) {
 	defer d.alone()()
 	begun := time.Now()
 	defer func() {
@@ -114,7 +123,14 @@ func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
 		err = d.handOver(line, &up)
 	}
 	if err != nil {
-		return up, errors.Join(err, dismiss(child))
+		err = errors.Join(err, dismiss(child))
+	}
+	var unreadable *unreadableError
+	if errors.As(err, &unreadable) && !liveOnly {
+		return d.drainFor(path, unreadable), nil
+	}
+	if err != nil {
+		return up, err
 	}
 	d.log.Info("upgraded", "pid", up.PID, "version", up.Version, "connections", up.Connections, "lost", up.Lost,
 		"pause", up.Rested.Round(time.Millisecond), "took", time.Since(begun).Round(time.Millisecond))
@@ -249,7 +265,26 @@ func (d *daemon) greet(line *handover.Line, up *admin.Upgraded) error {
 		return fmt.Errorf("the new binary cannot take over: %w", err)
 	}
 	up.Version = answer.Version
+	if answer.Unreadable != "" {
+		return &unreadableError{answer}
+	}
 	return nil
+}
+
+// drainFor ends all connections in order, and has the new version start then.
+func (d *daemon) drainFor(path string, why *unreadableError) admin.Upgraded {
+	d.next = path
+	how := d.howToStop()
+	d.log.Warn("the new version cannot take the connections over: they drain, and then it starts", "binary", path, "version", why.Version, "why", why.Unreadable)
+	d.askStop()
+	return admin.Upgraded{PID: os.Getpid(), Version: why.Version, From: version, Drains: why.Unreadable, Within: how.Announce + how.Max}
+}
+
+// startNext puts the binary in this process's place, when the cards are free.
+func (d *daemon) startNext() error {
+	d.log.Info("starting the new version", "binary", d.next)
+	err := syscall.Exec(d.next, append([]string{d.next}, withoutTakeOver(d.args)...), os.Environ())
+	return fmt.Errorf("all is drained, and the new version does not start: %s: %w", d.next, err)
 }
 
 // handOver comes to rest and lets the new process go on; if that fails this one
