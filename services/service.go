@@ -81,4 +81,5 @@ type Env struct {
 	Loops   *Loops
 	Log     *slog.Logger // nil is silent
 	Patient bool         // an address to listen on may be about to become free: wait for it
+	Serving func() bool  // what a health service tells; nil is always
 }
