@@ -2,7 +2,7 @@ package config
 
 // AutoMeans is what forwarding auto comes to where nothing forbids it: "relay",
 // "splice" or "direct".
-const AutoMeans = "relay"
+const AutoMeans = "direct"
 
 var forwardings = []string{"auto", "relay", "splice", "direct"}
 

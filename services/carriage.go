@@ -29,6 +29,8 @@ type carriage struct {
 	todo    []ending                // of a scan, not done yet
 	next    time.Duration           // when to scan again
 	notYet  time.Duration           // no scan before
+	scanned time.Duration           // when the last scan was
+	fresh   bool                    // the next one tells all again
 	rescan  bool                    // todo was full, or one has arrived since
 }
 

@@ -96,8 +96,8 @@ func endedLeg(l *tcpinfo.Leg, present bool) EndedSide {
 		return EndedSide{}
 	}
 	e := EndedSide{Present: true, State: l.Info.State, EOF: l.EOF, FIN: l.FIN, FinAcked: l.Life.FinAcked, Life: l.Life}
-	switch {
-	case l.Died && l.Rule != "":
+	switch _, gaveUp := ruled[l.Rule]; {
+	case l.Died && gaveUp:
 		e.Died = ByTimeout
 	case l.Died:
 		e.Died = ByRST
@@ -122,49 +122,54 @@ var endedBy = map[tcpinfo.Rule]Reason{
 // reasonOfCarried is why a carried connection ended: first what the table did by
 // itself, then who gave up, then who was first.
 func reasonOfCarried(v *tcpinfo.Carried) (Reason, string) {
-	if r, ok := endedBy[v.FirstBy]; ok {
+	// A drain only bounds what both peers have finished.
+	bounded := v.FirstBy == tcpinfo.Drained && v.First == tcpinfo.Peer
+	if r, ok := endedBy[v.FirstBy]; ok && !bounded {
 		return r, detailOf(v)
 	}
-	for _, side := range [...]struct {
-		leg    *tcpinfo.Leg
-		client bool
-	}{{&v.Client, true}, {&v.Backend, false}} {
-		if !side.leg.Died {
-			continue
-		}
-		both, ok := ruled[side.leg.Rule]
-		switch {
-		case side.leg.Rule == "":
-			both, ok = reasonsOf{ClientReset, BackendReset}, true
-			if v.View.Connecting {
-				both.client = ClientLeft
-			}
-		case !ok:
-			if r, whole := endedBy[side.leg.Rule]; whole {
-				return r, ""
-			}
-			both = reasonsOf{ClientTimeout, BackendTimeout}
-		}
-		if side.client {
-			return both.client, ""
-		}
-		return both.backend, ""
+	if r, ok := reasonOfLegs(v); ok {
+		return r, ""
 	}
 	switch {
-	case v.FirstBy == tcpinfo.LastAck:
-		return FinUnacked, "had ended: finished"
+	case bounded && (unanswered(&v.Client) || unanswered(&v.Backend)):
+		return FinUnacked, "had ended: " + Finished.String()
 	case v.FirstBy == tcpinfo.FinWait2:
 		return FinWait2Timeout, ""
-	case v.First == tcpinfo.Peer && v.ByRST && v.FirstOf == tcpinfo.ClientLeg && v.View.Connecting:
-		return ClientLeft, ""
 	case v.First == tcpinfo.Peer && v.ByRST && v.FirstOf == tcpinfo.ClientLeg:
-		return ClientReset, ""
+		return clientReset(v), ""
 	case v.First == tcpinfo.Peer && v.ByRST:
 		return BackendReset, ""
 	case v.Client.EOF && v.Backend.EOF:
 		return Finished, ""
 	}
 	return InternalError, "the flow table does not tell why"
+}
+
+// unanswered reports whether a peer has left our last FIN without an answer.
+func unanswered(l *tcpinfo.Leg) bool { return l.FIN && !l.Life.FinAcked }
+
+// reasonOfLegs finds the side that was given up, or that has reset it.
+func reasonOfLegs(v *tcpinfo.Carried) (Reason, bool) {
+	if v.Client.Died {
+		if both, ok := ruled[v.Client.Rule]; ok {
+			return both.client, true
+		}
+		return clientReset(v), true
+	}
+	if v.Backend.Died {
+		if both, ok := ruled[v.Backend.Rule]; ok {
+			return both.backend, true
+		}
+		return BackendReset, true
+	}
+	return Live, false
+}
+
+func clientReset(v *tcpinfo.Carried) Reason {
+	if v.View.Connecting {
+		return ClientLeft
+	}
+	return ClientReset
 }
 
 // detailOf adds what the reason does not say.

@@ -44,9 +44,10 @@ func (c *carriage) Run(now time.Duration, ready Ready) {
 	case c.carrier == nil:
 		return
 	case ready&(ReadyDrain|ReadyStop|ReadyTimer) != 0:
-		c.scan(now, ready&ReadyDrain != 0)
+		c.scan(now, ready&ReadyDrain != 0 || c.fresh)
 	case ready&ReadyBackend != 0: // goes on with todo
 	case ready&ReadyStart != 0:
+		c.fresh = true
 		if c.rescan = len(c.todo) > 0; !c.rescan {
 			c.ArmBy(max(now+tick, c.notYet))
 		}
@@ -61,7 +62,7 @@ func (c *carriage) Run(now time.Duration, ready Ready) {
 	}
 	c.todo = nil
 	if c.rescan {
-		c.next, c.rescan = c.notYet, false
+		c.next, c.rescan, c.fresh = c.notYet, false, true
 	}
 	if c.next < never {
 		c.ArmBy(c.next)
@@ -75,9 +76,13 @@ func (c *carriage) Panicked(now time.Duration) {
 }
 
 // scan looks through all connections and notes which are to end. fresh tells
-// that a plan is new, or has another deadline.
+// that a plan is new, or has another deadline, or that a connection is.
 func (c *carriage) scan(now time.Duration, fresh bool) {
-	c.todo, c.next, c.rescan = nil, never, false
+	since := c.scanned
+	if c.scanned = now; fresh {
+		since = -1
+	}
+	c.todo, c.next, c.rescan, c.fresh = nil, never, false, false
 	c.Disarm()
 	brings := c.broughtAlong()
 	whole, aims, closed := c.server.plan.Load(), c.aimed(), c.server.phase.get() == Closed
@@ -103,7 +108,7 @@ func (c *carriage) scan(now time.Duration, fresh bool) {
 		if plan == nil {
 			return
 		}
-		end, at := plan.judge(v, now, fresh)
+		end, at := plan.judge(v, since, now)
 		c.next = min(c.next, at)
 		if end.How == "" {
 			return
@@ -168,9 +173,9 @@ func earlier(whole, own *Plan) *Plan {
 	return whole
 }
 
-// judge tells how a carried connection is to end now, or when to look again. It
-// is told again at each look: the Carrier counts only what is sharper.
-func (p *Plan) judge(v *tcpinfo.CarriedView, now time.Duration, fresh bool) (end tcpinfo.CarriedEnd, at time.Duration) {
+// judge tells how a carried connection is to end now, or when to look again. What
+// was told by the look before, at since, is not told again; -1 is to tell all.
+func (p *Plan) judge(v *tcpinfo.CarriedView, since, now time.Duration) (end tcpinfo.CarriedEnd, at time.Duration) {
 	from, deadline := p.Turn(v.Ref.ID)
 	quietAt := max(now-v.Moved+Quiet, from)
 	quiet := v.Quiet && now >= quietAt
@@ -180,16 +185,18 @@ func (p *Plan) judge(v *tcpinfo.CarriedView, now time.Duration, fresh bool) (end
 		Grace: max(deadline+p.FinGrace-now-patience, p.FinGrace/2),
 	}
 	switch {
-	case v.Parted && fresh:
+	case v.Parted && since < 0:
 		return tcpinfo.CarriedEnd{How: "fin", Why: tcpinfo.DrainDeadline, Patience: p.FinGrace, Grace: p.FinGrace}, never
 	case v.Parted:
 		return end, never
 	case v.Finished:
-		return tcpinfo.CarriedEnd{How: "fin", Why: tcpinfo.LastAck, Patience: p.FinGrace, Grace: p.FinGrace}, never
+		return tcpinfo.CarriedEnd{How: "fin", Why: tcpinfo.Drained, Patience: p.FinGrace, Grace: p.FinGrace}, never
 	case v.Connecting && now >= deadline:
 		return tcpinfo.CarriedEnd{How: "rst", Why: tcpinfo.DrainDeadline}, never
 	case v.Connecting:
 		return end, deadline
+	case since >= deadline:
+		return end, never
 	case now >= deadline && (v.HalfClosed || quiet):
 		return cut, never
 	case now >= deadline:

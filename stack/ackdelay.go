@@ -176,6 +176,11 @@ func (a *AckDelay) pass(slot *ackSlot, s segment) {
 	if slot.skip > 0 && s.pure {
 		slot.skip--
 	}
+	if s.bare && (!s.pure || s.ack == slot.acked) {
+		// Something is missing. RFC 5681, 4.2: "SHOULD send an immediate ACK when
+		// the incoming segment fills in all or part of a gap".
+		slot.skip = max(slot.skip, 1)
+	}
 	slot.acked = s.ack
 	slot.fin = slot.fin || s.flags&(tcpFIN|tcpRST) != 0
 }
@@ -326,7 +331,8 @@ type segment struct {
 	names []byte // both addresses and ports
 	ack   uint32
 	flags uint8
-	pure  bool // nothing but an acknowledgement
+	bare  bool // an acknowledgement without data
+	pure  bool // and with nothing else that matters
 }
 
 const (
@@ -351,8 +357,8 @@ func parseSegment(p []byte) (s segment, ok bool) {
 	}
 	s.ack, s.flags = binary.BigEndian.Uint32(tcp[8:]), tcp[13]
 	header := int(tcp[12]>>4) * 4
-	s.pure = s.flags == tcpACK && length == header && len(tcp) == header &&
-		(header == tcpHeader || header == tcpHeader+12 && onlyTimestamps(tcp[tcpHeader:])) &&
+	s.bare = s.flags == tcpACK && length == header && len(tcp) == header
+	s.pure = s.bare && (header == tcpHeader || header == tcpHeader+12 && onlyTimestamps(tcp[tcpHeader:])) &&
 		binary.BigEndian.Uint16(tcp[14:]) != 0 // a closed window is news
 	return s, true
 }

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,6 +103,9 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 			}
 		}
 	}
+	if s.flows != nil {
+		s.flows.NoPeers(s.noPeers())
+	}
 	err := s.SetPolicies(o.Config.Policies)
 	if err != nil {
 		return nil, err
@@ -141,6 +145,17 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// noPeers are the addresses that no peer of ours has.
+func (s *Stack) noPeers() []netip.Addr {
+	list := slices.Clone(s.broadcasts)
+	for _, l := range s.cards {
+		for _, p := range l.Interface.Addresses {
+			list = append(list, p.Addr())
+		}
+	}
+	return list
 }
 
 // limited ends a connection that was in a state for as long as its policy

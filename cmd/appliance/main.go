@@ -41,7 +41,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
 	for _, c := range app.Commands {
-		strict(c)
+		strict(c, "appliance")
 	}
 	err := app.RunContext(ctx, permute(app, args))
 	var code exitCode

@@ -85,7 +85,9 @@ func (p *pair) relay(now time.Duration, ready services.Ready) {
 	if p.halfClosed() && !p.half {
 		p.half = true
 		p.Touch(now)
-		p.bounded()
+		if p.Stage() != services.Closing {
+			p.bounded() // else finish has said it
+		}
 		ready |= services.ReadyTimer
 	}
 	if ready&(services.ReadyTimer|services.ReadyDrain) != 0 {
@@ -128,6 +130,13 @@ func (p *pair) move(now time.Duration, pipe *services.Pipe, again services.Ready
 	if m.Err != nil {
 		p.fail(now, m.Side, m.Err)
 		return false
+	}
+	if pipe.From.EOF {
+		// A reset that came right behind the FIN has no event of its own.
+		if err := p.Probe(pipe.From); err != nil {
+			p.fail(now, pipe.From, err)
+			return false
+		}
 	}
 	if m.More {
 		p.Wake(again)

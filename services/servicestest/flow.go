@@ -235,10 +235,11 @@ func (f *carriedFlow) end(how tcpinfo.CarriedEnd) {
 
 // part sends our FIN both ways.
 func (f *carriedFlow) part() {
+	f.firstBy = f.asked
 	if f.client.finRead && f.backend.finRead {
 		return // they have finished by themselves
 	}
-	f.parted, f.firstBy = true, f.asked
+	f.parted = true
 	if f.first == tcpinfo.Nobody {
 		f.first = tcpinfo.Us
 	}

@@ -78,6 +78,10 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 		return frame.Pass // gVisor counts it
 	}
 	t := c.t
+	if f.Eth[0]&1 != 0 {
+		t.Count.Group.Add(1) // TCP has two ends: RFC 1122, 3.3.6
+		return frame.Drop
+	}
 	sh, h := t.shard(&s.key)
 	now := t.now()
 look:
@@ -108,7 +112,7 @@ look:
 		sh.mu.Unlock()
 		return frame.Pass // the card's own check counts it
 	}
-	if fl == nil && !s.key.sane() {
+	if fl == nil && !t.mayCall(&s.key) {
 		sh.mu.Unlock()
 		t.Count.BadSource.Add(1) // RFC 9293, 3.9.2.3: silently discarded
 		return frame.Drop
@@ -227,8 +231,15 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 		if f.crosses(s) {
 			straighten(fr, s)
 		}
-		if was == SynReceived && s.flags&rst != 0 && s.seq != f.irs+1 {
-			return f.blindRST(t, s, now)
+		switch early, ruling := t.early(f, s, now); ruling {
+		case ignored:
+			return a, frame.Drop, full
+		case answered:
+			return early, frame.Reply, full
+		}
+		if was == SynReceived && s.flags&rst != 0 && f.id == 0 {
+			t.forget(sh, f, slot) // RFC 9293, 3.10.7.4: back to LISTEN
+			return a, frame.Pass, full
 		}
 		f.receivedEarly(s, now)
 		if f.state == was {
@@ -262,6 +273,9 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint32(tcp[4:], f.rcvNxt) })
 		}
 		f.receivedLate(s, now)
+		if f.has(crumb) && s.window != 0 {
+			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint16(tcp[14:], 0) })
+		}
 		if f.has(rstSeen) && (f.id == 0 || f.has(released)) {
 			t.forget(sh, f, slot) // nobody else will say that it is over
 			return a, frame.Pass, full
@@ -300,17 +314,6 @@ func (t *Table) again(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 // count, and a keepalive probe, which lies before what is next, wants its answer.
 func (f *Flow) outdated(s *segment) bool {
 	return s.is(ack|syn|rst, ack) && f.wl1 != 0 && !f.offersNew(s) && s.window != f.peerWindow
-}
-
-// blindRST answers a RST during the handshake that is inside of the window and
-// not exact (RFC 5961, 3.2), and ignores one outside.
-func (f *Flow) blindRST(t *Table, s *segment, now instant) (a answer, v frame.Verdict, full int) {
-	wnd := uint32(f.window)
-	if inside := after(s.seq, f.irs) && before(s.seq, f.irs+1+wnd); !inside || !f.mayChallenge(now) {
-		return a, frame.Drop, -1
-	}
-	t.Count.Challenges.Add(1)
-	return f.answer(now), frame.Reply, -1
 }
 
 // crosses reports whether a segment is the SYN-ACK of a peer whose SYN has

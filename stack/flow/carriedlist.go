@@ -178,6 +178,9 @@ func (t *Table) leg(f *Flow, now instant) tcpinfo.Leg {
 		State: f.state.String(), SndMSS: uint32(f.sndMSS), SACK: f.has(sackOK), Timestamps: f.has(timestamps),
 		Unacked: f.unacked(), SndWnd: f.sndWnd, RcvWnd: f.offered(), CaState: "open",
 	}
+	if f.underWay() {
+		l.Info.Backoff = int(f.repeats)
+	}
 	if f.has(carried) {
 		if due, rule, ok := t.carriedDeadline(f); ok && rule != "" {
 			l.Info.Timers = append(l.Info.Timers, tcpinfo.Timer{Name: rule, Left: left(due, now), Try: int(f.repeats)})

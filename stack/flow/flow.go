@@ -91,6 +91,7 @@ const (
 	zeroWindow         // the peer's window is closed and we have tried to send
 	tagged             // its frames carry an 802.1Q tag
 	blind              // its handshake was not seen: a SYN cookie's, in a flood
+	crumb              // the peer's window is open by so little that gVisor is told of none
 	holding            // what the peer sends is held back: see hold.go
 	carried            // it is a leg of a carried connection, and those below are only of one: see carried.go
 	direct             // from the first SYN on
@@ -122,6 +123,9 @@ func (f *Flow) sent(s *segment, now instant) {
 		f.tsLast, f.tsLastAt = s.tsVal, now.ms
 	}
 	if s.flags&rst != 0 {
+		if !f.state.synchronized() && s.seq != f.sndNxt {
+			return // in answer to a segment that is none of this connection's
+		}
 		f.flags |= rstSent
 		f.enter(Closed, now)
 		return
@@ -159,6 +163,7 @@ func (f *Flow) sent(s *segment, now instant) {
 func (f *Flow) learn(s *segment, now instant) {
 	f.flags &^= blind
 	f.iss, f.sndUna, f.sndNxt, f.rcvNxt = s.seq-1, s.seq, s.seq, s.ack
+	f.maxSndWnd = 1<<16 - 1 // at most: a SYN cookie keeps no scale
 	if s.ts {
 		f.flags |= timestamps
 		f.tsRecent, f.tsRecentAt = s.tsEcr, now.ms
@@ -338,12 +343,16 @@ func (f *Flow) offer(s *segment, now instant) {
 	if f.sndScale > 0 {
 		wnd <<= uint(f.sndScale)
 	}
-	if wnd == 0 && (f.sndWnd != 0 || f.closedWnd == 0) {
-		f.closedWnd = max(now.ms, 1)
-	}
-	if wnd != 0 {
+	closed := wnd == 0
+	if !closed {
 		f.flags &^= zeroWindow
+		closed = f.leaveCrumb(wnd, s.ack, now)
+	}
+	switch {
+	case !closed:
 		f.closedWnd = 0
+	case f.closedWnd == 0 || wnd == 0 && f.sndWnd != 0:
+		f.closedWnd = max(now.ms, 1)
 	}
 	f.sndWnd = wnd
 	f.maxSndWnd = max(f.maxSndWnd, wnd)

@@ -45,6 +45,7 @@ type Table struct {
 	holds     holds
 	ways      ways
 	cards     atomic.Pointer[[]*Card]
+	noPeers   atomic.Pointer[map[netip.Addr]bool]
 
 	shards  [shards]shard
 	timer   atomic.Pointer[tcpip.Timer] // set once, by Start
@@ -177,6 +178,22 @@ func (t *Table) changeListeners(f func(map[netip.AddrPort]uint16)) {
 	}
 	f(next)
 	t.listeners.Store(&next)
+}
+
+// NoPeers tells addresses that nobody else has: our own, and those of broadcasts
+// on our links. A SYN from one is dropped.
+func (t *Table) NoPeers(addrs []netip.Addr) {
+	m := make(map[netip.Addr]bool)
+	for _, a := range addrs {
+		m[a] = true
+	}
+	t.noPeers.Store(&m)
+}
+
+// mayCall reports whether the remote address can be a peer's (RFC 1122, 3.2.1.3).
+func (t *Table) mayCall(k *key) bool {
+	m := t.noPeers.Load()
+	return k.sane() && (m == nil || !(*m)[k.remoteAddr().Addr()])
 }
 
 func (t *Table) listener(addr netip.AddrPort) (policy uint16, ok bool) {
