@@ -21,6 +21,10 @@ import (
 // Reloads under load that change timeouts, policies, backends and other services
 // by turns: no request fails, no connection of an unchanged service is touched.
 func TestReloadsUnderLoadAndNoRequestFails(t *testing.T) {
+	byEachCarrier(t, reloads)
+}
+
+func reloads(t *testing.T, forwarding string) {
 	r := newRig(t, nil)
 	for _, addr := range []string{"10.0.0.21:80", "10.0.0.22:80"} {
 		labtest.Web(t, r.backend, addr)
@@ -29,9 +33,9 @@ func TestReloadsUnderLoadAndNoRequestFails(t *testing.T) {
 		backends := []string{`"10.0.0.21:80", "10.0.0.22:80"`, `"10.0.0.22:80"`, `"10.0.0.21:80"`, `"10.0.0.22:80", "10.0.0.21:80"`}
 		text := fmt.Sprintf(`policies: {web: {half_close: %ds}}
 services:
-  web: {type: proxy, listen: "wan0:80", backends: [%s], policy: web, connect_timeout: %ds, max_conns: %d}
+  web: {type: proxy, listen: "wan0:80", backends: [%s], policy: web, connect_timeout: %ds, max_conns: %d, forwarding: %s}
   echo: {type: echo, listen: "wan0:7"}
-`, 60+i, backends[i%4], 1+i%5, 1000+i)
+`, 60+i, backends[i%4], 1+i%5, 1000+i, forwarding)
 		if i%3 == 1 {
 			text += `  discard: {type: discard, listen: ["wan0:9", "wan0:10"]}` + "\n"
 		}

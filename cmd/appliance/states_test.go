@@ -113,7 +113,7 @@ func TestEveryStateEndsAtSIGTERMAndTheReportAgrees(t *testing.T) {
 	if testing.Short() {
 		each = 30
 	}
-	everyStateEnds(t, nil, each, 2*time.Second)
+	byEachCarrier(t, func(t *testing.T, forwarding string) { everyStateEnds(t, forwarding, nil, each, 2*time.Second) })
 }
 
 // The same over a line that loses one frame of twenty and takes 50 ms there and
@@ -123,11 +123,13 @@ func TestEveryStateEndsAtSIGTERMOverABadLine(t *testing.T) {
 	if testing.Short() {
 		each = 12
 	}
-	everyStateEnds(t, &lab.Impairment{Loss: 0.05, Delay: 25 * time.Millisecond, Seed: 7}, each, 5*time.Second)
+	byEachCarrier(t, func(t *testing.T, forwarding string) {
+		everyStateEnds(t, forwarding, &lab.Impairment{Loss: 0.05, Delay: 25 * time.Millisecond, Seed: 7}, each, 5*time.Second)
+	})
 }
 
 // everyStateEnds has so many connections of each kind.
-func everyStateEnds(t *testing.T, fault *lab.Impairment, each int, grace time.Duration) {
+func everyStateEnds(t *testing.T, forwarding string, fault *lab.Impairment, each int, grace time.Duration) {
 	const deadline = 2 * time.Second
 	r := newRig(t, fault)
 	ghost := netip.MustParsePrefix("192.0.2.3/24")
@@ -144,12 +146,12 @@ func everyStateEnds(t *testing.T, fault *lab.Impairment, each int, grace time.Du
 		t.Cleanup(func() { _ = s.Close() }) // what the resets do to it is not judged
 	}
 	r.configure(fmt.Sprintf(`services:
-  discard: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"], ledger: 4096}
-  talk: {type: proxy, listen: "wan0:19", backends: ["10.0.0.21:19"], ledger: 4096}
-  brief: {type: proxy, listen: "wan0:21", backends: ["10.0.0.21:21"], ledger: 4096}
-  flood: {type: proxy, listen: "wan0:22", backends: ["10.0.0.21:22"], ledger: 4096}
-drain: {deadline: 2s, fin_grace: %s}
-`, grace))
+  discard: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"], forwarding: %[1]s, ledger: 4096}
+  talk: {type: proxy, listen: "wan0:19", backends: ["10.0.0.21:19"], forwarding: %[1]s, ledger: 4096}
+  brief: {type: proxy, listen: "wan0:21", backends: ["10.0.0.21:21"], forwarding: %[1]s, ledger: 4096}
+  flood: {type: proxy, listen: "wan0:22", backends: ["10.0.0.21:22"], forwarding: %[1]s, ledger: 4096}
+drain: {deadline: 2s, fin_grace: %[2]s}
+`, forwarding, grace))
 	p := r.start()
 	stop := make(chan struct{})
 	var owned sync.WaitGroup
@@ -285,6 +287,13 @@ drain: {deadline: 2s, fin_grace: %s}
 			})
 			return len(left) == 0
 		})
+	}
+}
+
+// byEachCarrier runs f for those that differ most.
+func byEachCarrier(t *testing.T, f func(t *testing.T, forwarding string)) {
+	for _, forwarding := range []string{"relay", "direct"} {
+		t.Run(forwarding, func(t *testing.T) { f(t, forwarding) })
 	}
 }
 

@@ -283,15 +283,21 @@ func TestUpgradesInPlaceUnderLoad(t *testing.T) {
 	if testing.Short() {
 		n, rounds = 100, 3
 	}
+	for _, forwarding := range []string{"relay", "splice", "direct"} {
+		t.Run(forwarding, func(t *testing.T) { upgrades(t, forwarding, n, rounds) })
+	}
+}
+
+func upgrades(t *testing.T, forwarding string, n, rounds int) {
 	r := newRig(t, nil)
 	labtest.Echo(t, r.backend, "10.0.0.21:7")
 	bulk := r.bulk("10.0.0.21:9", "192.0.2.10:9")
-	r.configure(`services:
-  echo: {type: proxy, listen: "wan0:7", backends: ["10.0.0.21:7"]}
-  bulk: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"]}
+	r.configure(fmt.Sprintf(`services:
+  echo: {type: proxy, listen: "wan0:7", backends: ["10.0.0.21:7"], forwarding: %[1]s}
+  bulk: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"], forwarding: %[1]s}
   own: {type: echo, listen: "wan0:77"}
 drain: {deadline: 2s, fin_grace: 2s}
-`)
+`, forwarding))
 	l := r.startLine()
 	var waits stalls
 	asked, stop := r.chatter(n, "192.0.2.10:7", &waits)
