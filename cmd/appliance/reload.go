@@ -322,9 +322,21 @@ func (d *daemon) ownerName(service string) string {
 	return owner
 }
 
+// serving is what a health service tells: new connections are welcome, but while the
+// appliance drains, or all of its services do.
+func (d *daemon) serving() bool {
+	if d.draining.Load() {
+		return false
+	}
+	all := slices.DeleteFunc(slices.Clone(d.supervisor.Services()), func(s services.Service) bool { return s.Type() == "health" })
+	return len(all) == 0 || slices.ContainsFunc(all, func(s services.Service) bool { return s.Phase() == services.Serving })
+}
+
 // makeService makes the service that the configuration describes.
 func (d *daemon) makeService(c config.Service, policy config.Policy) (services.Service, error) {
-	env := services.Env{Network: network{d.stack, d.log}, Loops: d.loops, Log: d.log, Owner: d.ownerName(c.Name), Patient: true}
+	env := services.Env{
+		Network: network{d.stack, d.log}, Loops: d.loops, Log: d.log, Owner: d.ownerName(c.Name), Patient: true, Serving: d.serving,
+	}
 	if c.Type == "proxy" {
 		return proxy.New(c, policy, env), nil
 	}
