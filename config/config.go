@@ -32,6 +32,7 @@ type Interface struct {
 	MTU       int            // bytes; 0 leaves the card's MTU
 	Queues    int            // rx sockets in one PACKET_FANOUT group; 0 picks by cores
 	AcceptRA  bool           // IPv6 router advertisements are obeyed (RFC 4861 6.3)
+	DHCP      bool           // one more IPv4 address comes from a DHCP server (RFC 2131)
 	Pos       Pos
 }
 
@@ -65,7 +66,7 @@ type Listen struct {
 	Interface string     // "" when an address was given
 	Addr      netip.Addr // zero when an interface was named
 	Port      uint16
-	Addrs     []netip.AddrPort // what this means: one per address of the interface
+	Addrs     []netip.AddrPort // what this means: one per address of the interface in the file; see Service.With
 	Pos       Pos
 }
 

@@ -98,7 +98,13 @@ func (c *Config) interfacesNode() *yaml.Node {
 }
 
 func (i Interface) node() *yaml.Node {
-	pairs := []pair{{"addresses", sequence(yaml.FlowStyle, words(i.Addresses)...)}}
+	var pairs []pair
+	if len(i.Addresses) > 0 {
+		pairs = append(pairs, pair{"addresses", sequence(yaml.FlowStyle, words(i.Addresses)...)})
+	}
+	if i.DHCP {
+		pairs = append(pairs, pair{"dhcp", truth(true)})
+	}
 	if len(i.Gateways) > 0 {
 		pairs = append(pairs, pair{"gateway", sequence(yaml.FlowStyle, words(i.Gateways)...)})
 	}

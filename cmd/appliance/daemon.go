@@ -28,7 +28,8 @@ import (
 // advertisements (stack), one event loop for each thread (loops), one that
 // accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
 // the one that gives memory back (tidy) and the signs of life (manager). The
-// keeper has one that writes the journals, and after a crash one that sweeps.
+// keeper has one that writes the journals, and after a crash one that sweeps; the
+// leases have two for each interface with DHCP.
 type daemon struct {
 	cfg       atomic.Pointer[config.Config] // that is in force
 	log       *slog.Logger
@@ -59,6 +60,7 @@ type daemon struct {
 	supervisor *services.Supervisor
 	admin      *admin.Server
 	keeper     *keeper // nil without a journal
+	leases     *leases
 }
 
 // conf is the configuration that is in force.
@@ -81,6 +83,7 @@ func (d *daemon) start(ctx context.Context) error {
 		clock, loops = t.state.Clock+t.gap, t.state.Loops+t.gap
 	}
 	d.clock = stack.NewClock(clock)
+	d.leases = newLeases(d)
 	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock})
 	links, err := d.openCards()
 	if err != nil {
@@ -93,9 +96,13 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	d.stack, err = stack.New(ctx, stack.Options{
 		Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Owned: d.taking != nil, Log: d.log, Clock: d.clock,
+		OnAddress: d.leases.advertise,
 	})
 	if err != nil {
 		return err
+	}
+	if d.taking != nil {
+		d.leases.takeOver(d.taking.state)
 	}
 	d.loops = services.NewLoops(services.LoopOptions{N: runtime.GOMAXPROCS(0), Log: d.log, Since: loops})
 	if d.taking != nil {
@@ -129,13 +136,13 @@ func (d *daemon) start(ctx context.Context) error {
 	if d.conf().State.Journal {
 		d.keeper = keep(d)
 	}
-	return nil
+	return d.leases.start()
 }
 
 // renew makes it as before start, after stop.
 func (d *daemon) renew() {
 	d.taking, d.nics, d.gate, d.cards, d.endpoints, d.delays = nil, nil, stack.Gate{}, nil, nil, nil
-	d.stack, d.loops, d.supervisor, d.admin, d.keeper = nil, nil, nil, nil, nil
+	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases = nil, nil, nil, nil, nil, nil
 }
 
 // openCards claims the cards and starts their endpoints, all of them or an
@@ -143,7 +150,7 @@ func (d *daemon) renew() {
 func (d *daemon) openCards() ([]stack.Link, error) {
 	links := make([]stack.Link, 0, len(d.conf().Interfaces))
 	for n, i := range d.conf().Interfaces {
-		o := netif.EndpointOptions{Queues: i.Queues, Log: d.log}
+		o := netif.EndpointOptions{Queues: i.Queues, Log: d.log, OnLink: func(up bool) { d.leases.link(i.Name, up) }}
 		var mac [6]byte
 		o.Paused = d.taking != nil
 		if t := d.taking; t != nil && t.line != nil {
@@ -180,7 +187,7 @@ func (d *daemon) makeServices() ([]services.Service, error) {
 	conf := d.conf()
 	all := make([]services.Service, 0, len(conf.Services))
 	for _, c := range conf.Services {
-		one, err := d.makeService(c, conf.Policies[c.Policy])
+		one, err := d.makeService(d.leases.listening(c), conf.Policies[c.Policy])
 		if err != nil {
 			return nil, err
 		}
@@ -290,6 +297,9 @@ func (d *daemon) stop() error {
 	}
 	if d.keeper != nil {
 		d.keeper.close()
+	}
+	if d.leases != nil {
+		d.leases.close()
 	}
 	if d.supervisor != nil {
 		d.supervisor.Close()

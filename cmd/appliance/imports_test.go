@@ -17,7 +17,7 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"internal/handover", "internal/history", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
+		"internal/handover", "internal/history", "internal/dhcp", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
 	"netif":          {"netif/frame"},
@@ -39,6 +39,7 @@ var allowed = map[string][]string{
 	"internal/lifecycle":    {},
 	"internal/handover":     {},
 	"internal/history":      {},
+	"internal/dhcp":         {},
 	"internal/lab":          {},
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},
@@ -52,6 +53,7 @@ var keeps = map[string][]string{
 	"github.com/urfave/cli":       {"cmd/appliance"},
 	"github.com/lmittmann/tint":   {"cmd/appliance"},
 	"go.yaml.in/yaml":             {"config"},
+	"github.com/insomniacslk":     {"internal/dhcp", "internal/lab/labtest"},
 	"go.uber.org/goleak":          {"internal/lab/labtest"},
 	"testing":                     {"internal/lab/labtest", "internal/golden", "stack/stacktest"},
 	"github.com/stretchr/testify": {},

@@ -255,7 +255,7 @@ func (d *daemon) putInForce(next *config.Config) error {
 	how := next.Drain.For("reload")
 	before, after := map[string]services.Service{}, map[string]config.Service{}
 	for _, c := range next.Services {
-		after[c.Name] = c
+		after[c.Name] = d.leases.listening(c)
 	}
 	maps.DeleteFunc(d.retired, func(s services.Service, _ bool) bool { return s.Phase() == services.Closed })
 	for _, s := range d.supervisor.Services() {
@@ -275,6 +275,7 @@ func (d *daemon) putInForce(next *config.Config) error {
 	var errs []error
 	for _, c := range next.Services {
 		policy := next.Policies[c.Policy]
+		c = after[c.Name]
 		if s := before[c.Name]; s != nil {
 			errs = append(errs, s.Update(c, policy, how))
 			continue

@@ -39,7 +39,7 @@ func (d *daemon) Status() admin.Status {
 		counters["acks_saved"], counters["acks_late"] = d.delays[i].Count.Saved.Load(), d.delays[i].Count.Late.Load()
 		s.Interfaces = append(s.Interfaces, admin.Interface{
 			Name: nic.Name(), Up: d.endpoints[i].Up(), MAC: nic.MAC().String(), MTU: nic.MTU(), Driver: nic.Driver(),
-			Guard: nic.Guard(), Addresses: d.conf().Interfaces[i].Addresses, Counters: counters,
+			Guard: nic.Guard(), Addresses: d.leases.addresses(d.conf().Interfaces[i]), Counters: counters, DHCP: d.leases.status(nic.Name()),
 		})
 	}
 	for _, one := range d.supervisor.Services() {

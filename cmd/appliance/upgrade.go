@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lastack/lastack/internal/dhcp"
 	"github.com/lastack/lastack/internal/handover"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
@@ -71,6 +72,9 @@ type handedState struct {
 	Cards    []handedCard               `json:"cards"`
 	Services map[string]*services.Saved `json:"services"`
 	Drains   []services.DrainRow        `json:"drains"` // oldest first
+	Leases   map[string]*dhcp.Lease     `json:"leases,omitempty"`
+	// Advertised are the addresses and routes by router advertisements.
+	Advertised []stack.Lease `json:"advertised,omitempty"`
 }
 
 type handedCard struct {
@@ -355,6 +359,7 @@ func (d *daemon) collect() (c *collected, files []*os.File, err error) {
 		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved), Drains: d.Drains(),
 	}}
 	slices.Reverse(c.state.Drains)
+	d.leases.handed(&c.state)
 	for i, ep := range d.endpoints {
 		sockets, err := ep.Sockets()
 		if err != nil {
