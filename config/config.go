@@ -87,7 +87,22 @@ type Drain struct {
 
 // Admin is where the daemon answers the command line.
 type Admin struct {
-	Socket string // unix socket path; "" = off
+	Socket  string // unix socket path; "" = off
+	SSH     SSH
+	Console Console
+}
+
+// SSH is where the command line is served on a network, and for whom.
+type SSH struct {
+	Listen             []Listen // none = off
+	AuthorizedKeys     []string // lines of ssh-keygen
+	AuthorizedKeysFile string   // more of them; "" = none
+	HostKey            string   // "" = in the state directory
+}
+
+// Console is how one logs in on a serial line.
+type Console struct {
+	PasswordHash string // bcrypt; "" = that in the state directory, if there is one
 }
 
 // State says what the daemon remembers in its state directory.

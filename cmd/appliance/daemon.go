@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/sshd"
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
@@ -29,7 +30,8 @@ import (
 // accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
 // the one that gives memory back (tidy) and the signs of life (manager). The
 // keeper has one that writes the journals, and after a crash one that sweeps; the
-// leases have two for each interface with DHCP.
+// leases have two for each interface with DHCP; SSH (ssh) has one for each listener
+// and some for each connection.
 type daemon struct {
 	cfg       atomic.Pointer[config.Config] // that is in force
 	log       *slog.Logger
@@ -61,6 +63,7 @@ type daemon struct {
 	admin      *admin.Server
 	keeper     *keeper // nil without a journal
 	leases     *leases
+	ssh        *sshd.Server // nil without admin.ssh
 }
 
 // conf is the configuration that is in force.
@@ -133,6 +136,9 @@ func (d *daemon) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.startSSH(); err != nil {
+		return err
+	}
 	if d.conf().State.Journal {
 		d.keeper = keep(d)
 	}
@@ -142,7 +148,7 @@ func (d *daemon) start(ctx context.Context) error {
 // renew makes it as before start, after stop.
 func (d *daemon) renew() {
 	d.taking, d.nics, d.gate, d.cards, d.endpoints, d.delays = nil, nil, stack.Gate{}, nil, nil, nil
-	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases = nil, nil, nil, nil, nil, nil
+	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases, d.ssh = nil, nil, nil, nil, nil, nil, nil
 }
 
 // openCards claims the cards and starts their endpoints, all of them or an
@@ -212,6 +218,11 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	report := d.supervisor.Drain(stop.hurry, d.conf().Drain.For("shutdown"))
 	close(done)
 	progress.Wait()
+	if d.ssh != nil { // the last, so that the drain can be watched
+		if err := d.ssh.Close(); err != nil {
+			d.log.Warn("SSH did not end cleanly", "error", err)
+		}
+	}
 
 	ctx, end := context.WithTimeout(stop.quit, d.conf().Drain.For("shutdown").FinGrace)
 	defer end()
@@ -300,6 +311,9 @@ func (d *daemon) stop() error {
 	}
 	if d.leases != nil {
 		d.leases.close()
+	}
+	if d.ssh != nil {
+		errs = append(errs, d.ssh.Close())
 	}
 	if d.supervisor != nil {
 		d.supervisor.Close()

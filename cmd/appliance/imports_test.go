@@ -17,7 +17,7 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"internal/handover", "internal/history", "internal/dhcp", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
+		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
 	"netif":          {"netif/frame"},
@@ -40,6 +40,8 @@ var allowed = map[string][]string{
 	"internal/handover":     {},
 	"internal/history":      {},
 	"internal/dhcp":         {},
+	"internal/console":      {},
+	"internal/sshd":         {"internal/console"},
 	"internal/lab":          {},
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},
@@ -52,6 +54,8 @@ var keeps = map[string][]string{
 	"github.com/vishvananda":      {"netif", "internal/lab", "internal/lab/labtest"},
 	"github.com/urfave/cli":       {"cmd/appliance"},
 	"github.com/lmittmann/tint":   {"cmd/appliance"},
+	"golang.org/x/crypto":         {"config", "internal/sshd", "internal/console", "cmd/appliance"},
+	"golang.org/x/term":           {"internal/console"},
 	"go.yaml.in/yaml":             {"config"},
 	"github.com/insomniacslk":     {"internal/dhcp", "internal/lab/labtest"},
 	"go.uber.org/goleak":          {"internal/lab/labtest"},

@@ -317,6 +317,7 @@ func (h *leaseholder) Lose(one dhcp.Lease, _ string) {
 
 // forsake ends the connections on an address, and waits until their peers are told.
 func (d *daemon) forsake(a netip.Addr) {
+	d.hangUp(a)
 	end := time.Now().Add(forsakeWithin)
 	for n := d.supervisor.Forsake(a); n > 0 && time.Now().Before(end); n = d.supervisor.Forsake(a) {
 		time.Sleep(5 * time.Millisecond)
@@ -330,7 +331,7 @@ func (d *daemon) rebind() {
 	if d.draining.Load() || d.succeededAlready() {
 		return // it listens nowhere new
 	}
-	if err := d.putInForce(d.conf()); err != nil {
+	if err := errors.Join(d.putInForce(d.conf()), d.listenSSH()); err != nil {
 		d.log.Error("a service does not listen on all addresses of its interface", "error", err)
 	}
 }

@@ -215,11 +215,17 @@ func (d *daemon) ConfigDiff() (admin.ConfigDiff, error) {
 	return d.compare(next)
 }
 
+// live are keys of those sections that count at once.
+var live = []string{"admin.ssh.authorized_keys", "admin.ssh.authorized_keys_file", "admin.console.password_hash"}
+
 // reloadable tells what needs a restart.
 func reloadable(diff admin.ConfigDiff) error {
 	for _, c := range diff.Changes {
 		switch c.Section() {
 		case "interfaces", "admin", "state":
+			if slices.Contains(live, c.Key) {
+				continue
+			}
 			return fmt.Errorf("%s changes, which needs a restart: cards and sockets are taken at the start. Nothing is changed", c.Key)
 		}
 	}

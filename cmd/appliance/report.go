@@ -29,6 +29,7 @@ func (d *daemon) Status() admin.Status {
 		Refused: admin.Refused{Reset: d.gate.Count.Reset.Load(), Ignored: d.gate.Count.Ignored.Load()},
 		Loops:   d.loops.Stats(),
 		Table:   d.flows.Count.Map(),
+		SSH:     d.statusSSH(),
 	}
 	if r, crashed := d.flows.Swept(); crashed {
 		s.Sweep = &admin.Sweep{Found: r.Found, Asked: r.Asked, Ended: r.Ended, Gone: r.Gone, Silent: r.Silent,

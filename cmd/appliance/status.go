@@ -52,6 +52,9 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nTCP states: %s\n", counts(s.TCP))
+	if s.SSH != nil {
+		fmt.Fprintf(w, "SSH on %s: %d logged in; %s\n", join(s.SSH.Listen), s.SSH.LoggedIn, counts(s.SSH.Counters))
+	}
 	if s.Sweep != nil {
 		fmt.Fprintln(w, sweepLine(s.Sweep))
 	}

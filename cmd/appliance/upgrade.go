@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -267,6 +268,7 @@ func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
 	defer d.gate.Hold(false)
 	begun := time.Now()
 	defer haste()()
+	d.hangUp(netip.Addr{}) // what is encrypted can't be handed over
 	d.shakeHands()
 	shaken := time.Now()
 	if err := d.comeToRest(); err != nil {

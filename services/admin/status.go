@@ -28,6 +28,14 @@ type Status struct {
 	Table      map[string]uint64  `json:"table"` // what the flow table did, by the names of flow.Counters
 	Loops      services.LoopStats `json:"loops"`
 	Sweep      *Sweep             `json:"sweep,omitempty"` // nil unless this run began after a crash
+	SSH        *SSH               `json:"ssh,omitempty"`   // nil without admin.ssh
+}
+
+// SSH is the command line as it is served on networks.
+type SSH struct {
+	Listen   []netip.AddrPort  `json:"listen"`
+	LoggedIn int               `json:"logged_in"` // now
+	Counters map[string]uint64 `json:"counters"`  // by the names of sshd.Counters
 }
 
 // Sweep is what has become of the connections that a crash has cut off.
