@@ -16,6 +16,7 @@ type Config struct {
 	Drain      Drain
 	Admin      Admin
 	State      State
+	Time       Time
 
 	warnings []Error
 }
@@ -109,6 +110,13 @@ type Console struct {
 type State struct {
 	Journal         bool          // which connections are alive, so that a start after a crash can end them
 	JournalInterval time.Duration // how often it is written at most, 1s or more
+}
+
+// Time says whom to ask for the time.
+type Time struct {
+	Asked   bool             // there is such a section
+	Servers []netip.AddrPort // NTP; none = those of DHCP
+	Set     bool             // the clock is set by them
 }
 
 // Pos is a place in the configuration file.

@@ -30,7 +30,7 @@ import (
 // accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
 // the one that gives memory back (tidy) and the signs of life (manager). The
 // keeper has one that writes the journals, and after a crash one that sweeps; the
-// leases have two for each interface with DHCP; SSH (ssh) has one for each listener
+// leases have two for each interface with DHCP; one asks for the time; SSH (ssh) has one for each listener
 // and some for each connection.
 type daemon struct {
 	cfg       atomic.Pointer[config.Config] // that is in force
@@ -64,6 +64,7 @@ type daemon struct {
 	keeper     *keeper // nil without a journal
 	leases     *leases
 	ssh        *sshd.Server // nil without admin.ssh
+	time       atomic.Pointer[timekeeper]
 }
 
 // conf is the configuration that is in force.
@@ -142,6 +143,7 @@ func (d *daemon) start(ctx context.Context) error {
 	if d.conf().State.Journal {
 		d.keeper = keep(d)
 	}
+	d.startTime()
 	return d.leases.start()
 }
 
@@ -308,6 +310,9 @@ func (d *daemon) stop() error {
 	}
 	if d.keeper != nil {
 		d.keeper.close()
+	}
+	if t := d.time.Swap(nil); t != nil {
+		t.close()
 	}
 	if d.leases != nil {
 		d.leases.close()

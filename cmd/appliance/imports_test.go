@@ -17,7 +17,7 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "internal/provision", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
+		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "internal/provision", "internal/timesync", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
 	"netif":          {"netif/frame"},
@@ -40,6 +40,7 @@ var allowed = map[string][]string{
 	"internal/handover":     {},
 	"internal/history":      {},
 	"internal/dhcp":         {},
+	"internal/timesync":     {},
 	"internal/console":      {},
 	"internal/provision":    {"internal/history"},
 	"internal/sshd":         {"internal/console"},
@@ -58,6 +59,7 @@ var keeps = map[string][]string{
 	"golang.org/x/crypto":         {"config", "internal/sshd", "internal/console", "cmd/appliance"},
 	"golang.org/x/term":           {"internal/console"},
 	"go.yaml.in/yaml":             {"config"},
+	"github.com/beevik/ntp":       {"internal/timesync"},
 	"github.com/insomniacslk":     {"internal/dhcp", "internal/lab/labtest"},
 	"go.uber.org/goleak":          {"internal/lab/labtest"},
 	"testing":                     {"internal/lab/labtest", "internal/golden", "stack/stacktest"},

@@ -222,7 +222,7 @@ var live = []string{"admin.ssh.authorized_keys", "admin.ssh.authorized_keys_file
 func reloadable(diff admin.ConfigDiff) error {
 	for _, c := range diff.Changes {
 		switch c.Section() {
-		case "interfaces", "admin", "state":
+		case "interfaces", "admin", "state", "time":
 			if slices.Contains(live, c.Key) {
 				continue
 			}

@@ -55,6 +55,9 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) error {
 	if s.SSH != nil {
 		fmt.Fprintf(w, "SSH on %s: %d logged in; %s\n", join(s.SSH.Listen), s.SSH.LoggedIn, counts(s.SSH.Counters))
 	}
+	if s.Time != nil {
+		fmt.Fprintln(w, timeLine(s.Time))
+	}
 	if s.Sweep != nil {
 		fmt.Fprintln(w, sweepLine(s.Sweep))
 	}
@@ -110,6 +113,21 @@ func writeInterfaces(w io.Writer, all []admin.Interface) error {
 		}
 	}
 	return nil
+}
+
+// timeLine tells what is known of the time.
+func timeLine(t *admin.Time) string {
+	if !t.Server.IsValid() {
+		return "Time: not known yet: " + t.Error
+	}
+	line := fmt.Sprintf("Time: offset %s by %s, stratum %d, round trip %s", t.Offset.Round(time.Microsecond), t.Server, t.Stratum, t.RTT.Round(time.Microsecond))
+	if t.Sets {
+		line += fmt.Sprintf(", the clock is set by it (%s)", count(t.Steps, "step"))
+	}
+	if t.Error != "" {
+		line += "; then " + t.Error
+	}
+	return line
 }
 
 // leaseText tells of a card's lease in a line.
