@@ -57,7 +57,7 @@ type Service struct {
 	ConnectTimeout time.Duration // proxy: one attempt at one backend
 	ConnectRetries int           // proxy: further attempts, each on the next backend
 	IdleTimeout    time.Duration // proxy: no byte either way for this long ends the connection; negative = off
-	Forwarding     string        // proxy: "auto" or "relay"; auto means relay in this version
+	Forwarding     string        // proxy: "auto", "relay", "splice" or "direct"; see Carrier
 	Pos            Pos
 }
 

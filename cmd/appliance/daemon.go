@@ -54,7 +54,8 @@ type daemon struct {
 	gate       stack.Gate
 	clock      *stack.Clock
 	flows      *flow.Table
-	cards      []*flow.Card // one for each endpoint
+	ids        *atomic.Uint64 // of connections, the stack's and the table's
+	cards      []*flow.Card   // one for each endpoint
 	endpoints  []*netif.Endpoint
 	delays     []*stack.AckDelay // one for each endpoint
 	stack      *stack.Stack
@@ -88,7 +89,8 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	d.clock = stack.NewClock(clock)
 	d.leases = newLeases(d)
-	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock})
+	d.ids = new(atomic.Uint64)
+	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock, IDs: func() uint64 { return d.ids.Add(1) }})
 	links, err := d.openCards()
 	if err != nil {
 		return err
@@ -99,7 +101,7 @@ func (d *daemon) start(ctx context.Context) error {
 		}
 	}
 	d.stack, err = stack.New(ctx, stack.Options{
-		Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Owned: d.taking != nil, Log: d.log, Clock: d.clock,
+		Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Owned: d.taking != nil, Log: d.log, Clock: d.clock, IDs: d.ids,
 		OnAddress: d.leases.advertise,
 	})
 	if err != nil {
@@ -184,6 +186,7 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 		}
 		delay.Start(ep.Send)
 		card.Start(ep.Send)
+		card.Bind(ep, ep.Deliver)
 		d.cards = append(d.cards, card)
 		d.endpoints, d.delays = append(d.endpoints, ep), append(d.delays, delay)
 		links = append(links, stack.Link{Interface: i, Endpoint: ep.Port(0)})
@@ -287,8 +290,8 @@ func (d *daemon) logProgress(done <-chan struct{}) {
 		case <-tick.C:
 			var active, settling int64
 			for _, s := range d.supervisor.Services() {
-				c := s.Counters()
-				active, settling = active+c.Active, settling+c.Settling
+				a, b := s.Left()
+				active, settling = active+a, settling+b
 			}
 			d.log.Info("draining", "connections", active, "settling", settling)
 		}

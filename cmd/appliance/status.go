@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services/admin"
 )
 
@@ -62,6 +63,9 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) error {
 		fmt.Fprintln(w, sweepLine(s.Sweep))
 	}
 	for _, v := range s.Services {
+		if v.Counters.Carried[tcpinfo.Splice]+v.Counters.Carried[tcpinfo.Direct] > 0 {
+			fmt.Fprintf(w, "%s carries: %s\n", v.Name, counts(v.Counters.Carried))
+		}
 		if len(v.Counters.Ended) > 0 {
 			fmt.Fprintf(w, "%s ended: %s\n", v.Name, counts(v.Counters.Ended))
 		}
@@ -183,7 +187,7 @@ func drops(counters map[string]uint64) string {
 }
 
 // counts is "a 1, b 2" in the order of the names, without zeros.
-func counts[T int | uint64](m map[string]T) string {
+func counts[K ~string, T int | int64 | uint64](m map[K]T) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		if m[name] != 0 {
