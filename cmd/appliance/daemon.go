@@ -142,11 +142,14 @@ func (d *daemon) start(ctx context.Context) error {
 	if err := d.startSSH(); err != nil {
 		return err
 	}
+	d.startTime()
+	if err := d.leases.start(); err != nil {
+		return err
+	}
 	if d.conf().State.Journal {
 		d.keeper = keep(d)
 	}
-	d.startTime()
-	return d.leases.start()
+	return nil
 }
 
 // renew makes it as before start, after stop.

@@ -97,6 +97,15 @@ func TestServicesListenOnTheAddressFromDHCP(t *testing.T) {
 	if got := r.iface("wan0").DHCP.Hostname; got != "box7" {
 		t.Errorf("got hostname %q, want box7", got)
 	}
+	r.configureDynamic("{dhcp: true}", `services:
+  echo: {type: proxy, listen: ["wan0:7", "lan0:7"], backends: ["10.0.0.21:7"]}
+  more: {type: echo, listen: "wan0:77"}
+`)
+	if out, errs, code := r.run("reload"); code != exitOK {
+		t.Fatalf("reload: status %d, %s%s", code, out, errs)
+	}
+	r.greet("192.0.2.50:77") // what a reload brings listens there too
+	exchange(t, c, "still\n", "still\n")
 	c.Close()
 	p.stop()
 
@@ -262,4 +271,69 @@ func routerAdvertisement(mac net.HardwareAddr, prefix netip.Addr) []byte {
 	binary.BigEndian.PutUint16(ra[2:], ^uint16(sum))
 	ip := append([]byte{0x60, 0, 0, 0, 0, byte(len(ra)), 58, 255}, slices.Concat(src[:], dst[:])...)
 	return slices.Concat([]byte{0x33, 0x33, 0, 0, 0, 1}, mac, []byte{0x86, 0xdd}, ip, ra)
+}
+
+func TestAfterACrashPeersOnAnAddressFromDHCPAreTold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	server := labtest.DHCP(t, r.client, "c0", gift("192.0.2.50/24", time.Hour))
+	r.configureDynamic("{dhcp: true}", "services:\n  own: {type: echo, listen: \"wan0:77\"}\n")
+	p := r.start()
+	r.leased("192.0.2.50/24")
+	c := r.dial("192.0.2.50:77")
+	exchange(t, c, "hello\n", "hello\n")
+	r.journalledAll(map[string]int{"wan0": 1})
+	p.crash()
+	p = r.start()
+	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Errorf("got %v after a crash, want a reset", err)
+	}
+	r.leased("192.0.2.50/24")
+	c = r.dial("192.0.2.50:77")
+	exchange(t, c, "hello\n", "hello\n")
+	r.journalledAll(map[string]int{"wan0": 1})
+	p.crash()
+
+	// The address is another host's by now: nobody there is asked in its name.
+	server.Give(func(g *labtest.DHCPGift) { g.Prefix = netip.MustParsePrefix("192.0.2.60/24") })
+	p = r.start()
+	r.leased("192.0.2.60/24")
+	eventually(t, 20*time.Second, "a sweep that has left it out", func() bool {
+		s, err := r.admin.Status(t.Context())
+		return err == nil && s.Sweep != nil && s.Sweep.Skipped == 1 && s.Sweep.Asked == 0 && s.Sweep.Left == 0
+	})
+	p.stop()
+}
+
+// A backend that is not on the link, behind the router that the server names.
+func TestTheRouterOfALeaseLeadsToBackends(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	labtest.Addr(t, r.client, "lo", "198.51.100.1/32")
+	labtest.Echo(t, r.client, "198.51.100.1:7")
+	server := labtest.DHCP(t, r.client, "c0", gift("192.0.2.50/24", 6*time.Second))
+	r.configureDynamic("{dhcp: true}", "services:\n  far: {type: proxy, listen: \"wan0:7\", backends: [\"198.51.100.1:7\"]}\n")
+	p := r.start()
+	r.leased("192.0.2.50/24")
+	r.greet("192.0.2.50:7")
+	server.Give(func(g *labtest.DHCPGift) { // a renewal without a router in it, but with one that says nothing of the default
+		_, ten, err := net.ParseCIDR("10.99.0.0/16")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		g.Options = []dhcpv4.Option{dhcpv4.OptClasslessStaticRoute(&dhcpv4.Route{Dest: ten, Router: net.IPv4(192, 0, 2, 2)})}
+	})
+	eventually(t, 20*time.Second, "no default route any more", func() bool { return len(r.iface("wan0").DHCP.Routers) == 0 })
+	c := r.dial("192.0.2.50:7")
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
+		t.Errorf("got %v with the backend out of reach, want an end", err)
+	}
+	p.stop()
 }
