@@ -204,7 +204,7 @@ func TestAddressesFromOthersAreThereAfterAnUpgrade(t *testing.T) {
 	r.configureDynamic("{dhcp: true, accept_ra: true}", "services:\n  own: {type: echo, listen: \"wan0:77\"}\n")
 	l := r.startLine()
 	r.leased("192.0.2.50/24")
-	six := r.advertise("fd77::")
+	six := r.advertise("fd77::", 3600)
 	eventually(t, 10*time.Second, "an address by a router advertisement", func() bool {
 		return slices.ContainsFunc(r.iface("wan0").Addresses, func(p netip.Prefix) bool { return p.Addr() == six })
 	})
@@ -226,9 +226,9 @@ func TestAddressesFromOthersAreThereAfterAnUpgrade(t *testing.T) {
 	}
 }
 
-// advertise sends a router advertisement of a /64 on the client's wire, and
-// returns the address that wan0 makes of it.
-func (r *rig) advertise(prefix string) netip.Addr {
+// advertise sends a router advertisement of a /64 on the client's wire, valid for
+// some seconds, and returns the address that wan0 makes of it.
+func (r *rig) advertise(prefix string, seconds uint32) netip.Addr {
 	r.t.Helper()
 	router, err := r.client.Link("c0")
 	if err != nil {
@@ -238,7 +238,7 @@ func (r *rig) advertise(prefix string) netip.Addr {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	frame := routerAdvertisement(router.MAC, netip.MustParseAddr(prefix))
+	frame := routerAdvertisement(router.MAC, netip.MustParseAddr(prefix), seconds)
 	if err := labtest.Raw(r.t, r.client, "c0").Send(frame); err != nil {
 		r.t.Fatal(err)
 	}
@@ -253,12 +253,14 @@ func eui64(prefix netip.Addr, mac net.HardwareAddr) netip.Addr {
 }
 
 // routerAdvertisement is a frame with one prefix, on the link and to make
-// addresses of, both for an hour (RFC 4861, 4.2 and 4.6.2).
-func routerAdvertisement(mac net.HardwareAddr, prefix netip.Addr) []byte {
+// addresses of, both for some seconds (RFC 4861, 4.2 and 4.6.2).
+func routerAdvertisement(mac net.HardwareAddr, prefix netip.Addr, seconds uint32) []byte {
 	src, dst := eui64(netip.MustParseAddr("fe80::"), mac).As16(), netip.MustParseAddr("ff02::1").As16()
 	ra := []byte{134, 0, 0, 0, 64, 0, 0x07, 8, 0, 0, 0, 0, 0, 0, 0, 0}
 	ra = append(append(ra, 1, 1), mac...)
-	ra = append(ra, 3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0)
+	ra = append(ra, 3, 4, 64, 0xc0)
+	ra = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(ra, seconds), seconds)
+	ra = append(ra, 0, 0, 0, 0)
 	ra = append(ra, prefix.AsSlice()...)
 	pseudo := slices.Concat(src[:], dst[:], []byte{0, 0, 0, byte(len(ra)), 0, 0, 0, 58}, ra)
 	var sum uint32
@@ -335,5 +337,36 @@ func TestTheRouterOfALeaseLeadsToBackends(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
 		t.Errorf("got %v with the backend out of reach, want an end", err)
 	}
+	p.stop()
+}
+
+func TestServicesFollowWhatRoutersAdvertise(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.configureDynamic("{accept_ra: true}", "services:\n  own: {type: echo, listen: \"wan0:77\"}\n")
+	p := r.start()
+	six := r.advertise("fd77::", 6)
+	labtest.Addr(t, r.client, "c0", "fd77::2/64")
+	has := func() bool {
+		return slices.ContainsFunc(r.iface("wan0").Addresses, func(p netip.Prefix) bool { return p.Addr() == six })
+	}
+	eventually(t, 10*time.Second, "an address", has)
+	c := r.dial(netip.AddrPortFrom(six, 77).String())
+	exchange(t, c, "hello\n", "hello\n")
+	eventually(t, 10*time.Second, "no address any more", func() bool { return !has() })
+	eventually(t, 10*time.Second, "the connection has ended", func() bool {
+		out, _, _ := r.run("conns", "--closed")
+		return strings.Contains(out, "address_lost")
+	})
+	out, _, _ := r.run("status")
+	if strings.Contains(out, six.String()) {
+		t.Errorf("got status\n%s\nwant nothing of %s", out, six)
+	}
+	six2 := r.advertise("fd78::", 3600)
+	eventually(t, 10*time.Second, "another address", func() bool {
+		return slices.ContainsFunc(r.iface("wan0").Addresses, func(p netip.Prefix) bool { return p.Addr() == six2 })
+	})
+	labtest.Addr(t, r.client, "c0", "fd78::2/64")
+	r.greet(netip.AddrPortFrom(six2, 77).String())
 	p.stop()
 }
