@@ -64,7 +64,7 @@ type daemon struct {
 	admin      *admin.Server
 	keeper     *keeper // nil without a journal
 	leases     *leases
-	ssh        *sshd.Server // nil without admin.ssh
+	ssh        atomic.Pointer[sshd.Server] // nil without admin.ssh
 	time       atomic.Pointer[timekeeper]
 }
 
@@ -155,7 +155,8 @@ func (d *daemon) start(ctx context.Context) error {
 // renew makes it as before start, after stop.
 func (d *daemon) renew() {
 	d.taking, d.nics, d.gate, d.cards, d.endpoints, d.delays = nil, nil, stack.Gate{}, nil, nil, nil
-	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases, d.ssh = nil, nil, nil, nil, nil, nil, nil
+	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases = nil, nil, nil, nil, nil, nil
+	d.ssh.Store(nil)
 }
 
 // openCards claims the cards and starts their endpoints, all of them or an
@@ -226,8 +227,8 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	report := d.supervisor.Drain(stop.hurry, d.conf().Drain.For("shutdown"))
 	close(done)
 	progress.Wait()
-	if d.ssh != nil { // the last, so that the drain can be watched
-		if err := d.ssh.Close(); err != nil {
+	if ssh := d.ssh.Load(); ssh != nil { // the last, so that the drain can be watched
+		if err := ssh.Close(); err != nil {
 			d.log.Warn("SSH did not end cleanly", "error", err)
 		}
 	}
@@ -323,8 +324,8 @@ func (d *daemon) stop() error {
 	if d.leases != nil {
 		d.leases.close()
 	}
-	if d.ssh != nil {
-		errs = append(errs, d.ssh.Close())
+	if ssh := d.ssh.Load(); ssh != nil {
+		errs = append(errs, ssh.Close())
 	}
 	if d.supervisor != nil {
 		d.supervisor.Close()

@@ -74,7 +74,7 @@ func TestServicesListenOnTheAddressFromDHCP(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	labtest.Echo(t, r.backend, "10.0.0.21:7")
-	give := gift("192.0.2.50/24", time.Hour)
+	give := gift("192.0.2.50/24", 90*time.Minute)
 	give.Silent = true
 	server := labtest.DHCP(t, r.client, "c0", give)
 	r.configureDynamic("{dhcp: true}", `services:
