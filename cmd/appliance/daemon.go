@@ -134,13 +134,13 @@ func (d *daemon) start(ctx context.Context) error {
 	for _, s := range all {
 		d.log.Info("serving", "service", s.Name(), "type", s.Type(), "listen", s.Addrs())
 	}
+	if err := d.startSSH(); err != nil { // who asks the socket finds it there
+		return err
+	}
 	if socket := d.conf().Admin.Socket; socket != "" {
 		if d.admin, err = admin.Serve(socket, d, d.log); err != nil {
 			return err
 		}
-	}
-	if err := d.startSSH(); err != nil {
-		return err
 	}
 	d.startTime()
 	if err := d.leases.start(); err != nil {
