@@ -139,7 +139,7 @@ func (l *leases) remember(name string, one *dhcp.Lease) error {
 		}
 		return nil
 	}
-	text, err := json.Marshal(one)
+	text, err := json.Marshal(one.Told(time.Now()))
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (l *leases) recall(name string) *dhcp.Lease {
 		l.d.log.Warn("the remembered lease cannot be read", "file", l.file(name))
 		return nil
 	}
-	return one
+	return one.Heard(time.Now())
 }
 
 // keptAddr is the address that a card had in the run before by DHCP, if its time
@@ -230,7 +230,10 @@ func (l *leases) addresses(card config.Interface) []netip.Prefix {
 func (l *leases) takeOver(s handedState) {
 	for _, card := range l.d.conf().Interfaces {
 		one := s.Leases[card.Name]
-		if !card.DHCP || one == nil || !one.Valid(time.Now()) {
+		if !card.DHCP || one == nil {
+			continue
+		}
+		if one = one.Heard(time.Now()); !one.Valid(time.Now()) {
 			continue
 		}
 		if err := l.d.stack.Take(inStack(card.Name, one, l.d.conf()), true); err != nil {
@@ -254,7 +257,7 @@ func (l *leases) handed(s *handedState) {
 	defer l.mu.Unlock()
 	s.Leases = make(map[string]*dhcp.Lease)
 	for name, one := range l.held {
-		s.Leases[name] = &one
+		s.Leases[name] = one.Told(time.Now())
 	}
 	s.Advertised = l.d.stack.Advertised()
 }
