@@ -28,7 +28,7 @@ const (
 
 // Paths in the initramfs.
 const (
-	InitPath    = "/init"                   // the appliance binary
+	InitPath    = "/init"                    // the appliance binary
 	VersionPath = "/etc/lastack/version"     // JSON of a Version
 	KeysDir     = "/etc/lastack/update-keys" // NAME.pub, minisign public keys
 	ConfigPath  = "/etc/lastack/default.yaml"
