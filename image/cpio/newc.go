@@ -3,7 +3,7 @@
 // buffer-format.rst). What is written depends on nothing but what is given:
 // inode numbers count up, owners are root, times are zero.
 //
-// It has no goroutines; a Writer is for one.
+// Read reads such an archive. There are no goroutines; a Writer is for one.
 package cpio
 
 import (
@@ -19,7 +19,11 @@ const (
 	dir     = 0o040000
 	regular = 0o100000
 	char    = 0o020000
-	align   = 4
+
+	magic      = "070701"
+	trailer    = "TRAILER!!!"
+	headerSize = 110
+	align      = 4
 )
 
 // Writer appends entries to an archive. A directory comes before what is in it.
@@ -59,7 +63,7 @@ func (w *Writer) Device(name string, perm, major, minor uint32) error {
 // Close ends the archive with its trailer.
 func (w *Writer) Close() error {
 	w.ino = math.MaxUint32 // the next is 0
-	return w.entry("TRAILER!!!", header{nlink: 1}, nil)
+	return w.entry(trailer, header{nlink: 1}, nil)
 }
 
 func (w *Writer) entry(name string, h header, data []byte) error {
@@ -71,7 +75,8 @@ func (w *Writer) entry(name string, h header, data []byte) error {
 	}
 	w.ino++
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
+	b.WriteString(magic)
+	fmt.Fprintf(&b, "%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
 		w.ino, h.mode, 0, 0, h.nlink, 0, h.size, 0, 0, h.major, h.minor, len(name)+1, 0)
 	b.WriteString(name)
 	b.WriteByte(0)
