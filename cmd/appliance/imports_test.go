@@ -43,6 +43,8 @@ var allowed = map[string][]string{
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},
 	"bench":                 {"internal/lab"},
+	"image/bundle":          {},
+	"image/slot":            {"image/bundle"},
 }
 
 // keeps is where the types of a dependency stay.
