@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -55,6 +57,8 @@ func imageBuildCommand() *cli.Command {
 			&cli.StringFlag{Name: "config", Usage: "start with the configuration in `FILE` where there is no other", TakesFile: true},
 			&cli.StringSliceFlag{Name: "update-key", Usage: "take updates signed by the minisign public key in `FILE`", TakesFile: true},
 			&cli.BoolFlag{Name: "both-slots", Usage: "fill slot B too"},
+			&cli.BoolFlag{Name: "uncompressed", Usage: "leave out FILE.zst, which takes the most time"},
+			&cli.StringFlag{Name: "slot-dir", Usage: "leave the kernel and the initramfs in `DIR`, for an update bundle", TakesFile: true},
 			lockFlag(), cacheFlag(), mirrorFlag(), jsonFlag(),
 		},
 		Action: imageBuildAction,
@@ -81,7 +85,10 @@ func imageBuildAction(c *cli.Context) error {
 
 func buildOptions(c *cli.Context) (o build.Options, err error) {
 	o = build.Options{Version: c.String("release"), Build: c.Uint64("build-number"), Binary: c.String("binary"), BothSlots: c.Bool("both-slots"),
-		Out: c.String("output"), Log: c.App.ErrWriter}
+		Out: c.String("output"), Uncompressed: c.Bool("uncompressed"), SlotDir: c.String("slot-dir"), Log: c.App.ErrWriter}
+	if o.Created, err = sourceDate(); err != nil {
+		return o, err
+	}
 	if o.Arch, err = archOf(c); err != nil {
 		return o, err
 	}
@@ -114,6 +121,20 @@ func buildOptions(c *cli.Context) (o build.Options, err error) {
 	}
 	o.Store, err = storeOf(c)
 	return o, err
+}
+
+// sourceDate is the time that a reproducible build is said to be of
+// (https://reproducible-builds.org/specs/source-date-epoch/).
+func sourceDate() (time.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return time.Unix(0, 0), nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, usageErr{fmt.Errorf("SOURCE_DATE_EPOCH is %q, want seconds since 1970", text)}
+	}
+	return time.Unix(n, 0), nil
 }
 
 func lockOf(c *cli.Context) (*lock.File, error) {

@@ -7,34 +7,42 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/lastack/lastack/image"
+	"github.com/lastack/lastack/image/bundle"
 	"github.com/lastack/lastack/image/deb"
 	"github.com/lastack/lastack/image/disk"
 	"github.com/lastack/lastack/image/kmod"
 	"github.com/lastack/lastack/image/lock"
+	"github.com/lastack/lastack/image/slot"
 )
 
 // Options say what to build.
 type Options struct {
 	Arch      image.Arch
 	Version   string
-	Build     uint64
+	Build     uint64 // rises with each release
 	Binary    string // path of the appliance's binary for Arch
 	Config    []byte // default.yaml
 	Keys      []Key
 	BothSlots bool // slot B filled like slot A
 	Lock      *lock.File
 	Store     *deb.Store
-	Out       string    // path of the image
 	Log       io.Writer // what is done, for a person
+
+	Out          string    // path of the image; what lies beside it is named after it
+	Uncompressed bool      // no Out.zst
+	SlotDir      string    // "" or where to leave the slot's two files
+	Created      time.Time // what the SBOM says, part of its bytes
 }
 
 // Slot is a kernel and an initramfs: what boots, and what an update carries.
 type Slot struct {
-	Version image.Version
+	Release bundle.Release
 	Kernel  []byte
 	Initrd  []byte
 }
@@ -55,7 +63,7 @@ func Build(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := espFiles(p, o.BothSlots)
+	files := espFiles(p, o.Arch, o.BothSlots)
 	if err := os.Remove(o.Out); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -65,7 +73,8 @@ func Build(ctx context.Context, o Options) (*Report, error) {
 	if err := checkFile(o.Out); err != nil {
 		return nil, fmt.Errorf("internal error: the image that was just built is wrong: %w", err)
 	}
-	return p.report(files), nil
+	r := p.report(files)
+	return r, p.outputs(o, files, r)
 }
 
 func checkFile(name string) error {
@@ -101,12 +110,12 @@ func collect(ctx context.Context, o Options) (*parts, error) {
 		return nil, err
 	}
 	kernel := p.lock[0].KernelVersion()
-	v := image.Version{Version: o.Version, Build: o.Build, Arch: o.Arch, Kernel: kernel}
-	p.system = &System{Version: v, Binary: binary, Config: o.Config, Keys: o.Keys}
+	r := bundle.Release{Version: o.Version, Build: o.Build, Arch: string(o.Arch), Kernel: kernel}
+	p.system = &System{Release: r, Binary: binary, Config: o.Config, Keys: o.Keys}
 	if p.system.Modules, err = kmod.Resolve(os.DirFS(filepath.Join(dirs[lock.Kernel], "lib/modules", kernel)), kernel, kmod.Sets(o.Arch)); err != nil {
 		return nil, err
 	}
-	p.slot = &Slot{Version: v}
+	p.slot = &Slot{Release: r}
 	if p.slot.Kernel, err = os.ReadFile(filepath.Join(dirs[lock.Kernel], "boot/vmlinuz-"+kernel)); err != nil {
 		return nil, err
 	}
@@ -158,21 +167,33 @@ func readBinary(name string, a image.Arch) ([]byte, *buildinfo.BuildInfo, error)
 
 // espFiles is the EFI system partition of a new disk. Slot A carries no
 // counter: there is nothing to go back to.
-func espFiles(p *parts, both bool) []disk.File {
-	v := p.slot.Version
+func espFiles(p *parts, arch image.Arch, both bool) []disk.File {
 	files := []disk.File{
-		{Path: v.Arch.BootFile(), Data: p.loader},
+		{Path: arch.BootFile(), Data: p.loader},
 		{Path: image.LoaderConf, Data: []byte(image.LoaderText())},
 	}
-	slots := []image.Slot{image.SlotA}
+	slots := []slot.Slot{slot.A}
 	if both {
-		slots = append(slots, image.SlotB)
+		slots = append(slots, slot.B)
 	}
 	for _, s := range slots {
+		e := bootEntry(p.slot.Release, arch, s)
 		files = append(files,
-			disk.File{Path: s.Entry(0), Data: []byte(s.EntryText(v))},
-			disk.File{Path: s.Kernel(), Data: p.slot.Kernel},
-			disk.File{Path: s.Initrd(), Data: p.slot.Initrd})
+			disk.File{Path: path.Join(image.EntriesDir, e.Name()), Data: e.Text()},
+			disk.File{Path: path.Join("/", string(s), bundle.Kernel), Data: p.slot.Kernel},
+			disk.File{Path: path.Join("/", string(s), bundle.Initrd), Data: p.slot.Initrd})
 	}
-	return append(files, disk.File{Path: image.ResetEntry, Data: []byte(image.SlotA.ResetText(v))})
+	return append(files, disk.File{Path: image.ResetEntry, Data: resetEntry(p.slot.Release, arch).Text()})
+}
+
+func bootEntry(r bundle.Release, arch image.Arch, s slot.Slot) slot.Entry {
+	return slot.Entry{Slot: s, Release: r, Title: "Lastack " + r.String(), SortKey: "lastack", Sequence: 1, Options: arch.CommandLine() + " lastack.slot=" + string(s)}
+}
+
+// resetEntry is in the boot menu only: the loader never takes it by itself.
+func resetEntry(r bundle.Release, arch image.Arch) slot.Entry {
+	e := bootEntry(r, arch, slot.A)
+	e.Title, e.SortKey = "Factory reset: forget all settings", "reset"
+	e.Options += " " + image.ResetArg + "=1"
+	return e
 }

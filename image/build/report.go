@@ -18,7 +18,6 @@ type Part struct {
 // Report says what is in an image.
 type Report struct {
 	Parts []Part `json:"parts"`
-	SBOM  []byte `json:"-"`
 }
 
 func (p *parts) report(files []disk.File) *Report {

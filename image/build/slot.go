@@ -12,13 +12,14 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/lastack/lastack/image"
+	"github.com/lastack/lastack/image/bundle"
 	"github.com/lastack/lastack/image/cpio"
 	"github.com/lastack/lastack/image/kmod"
 )
 
 // System is what goes into an initramfs.
 type System struct {
-	Version image.Version
+	Release bundle.Release
 	Binary  []byte // the appliance, static, for the architecture
 	Modules []kmod.Chosen
 	Config  []byte // the configuration without a configuration
@@ -98,14 +99,14 @@ func makeDirs(w *cpio.Writer, made map[string]bool, dir string) error {
 
 // entries are the files, in the order of their names.
 func (s *System) entries() ([]entry, error) {
-	version, err := json.Marshal(s.Version)
+	version, err := json.Marshal(s.Release)
 	if err != nil {
 		return nil, err
 	}
-	kernel := s.Version.Kernel
+	kernel := s.Release.Kernel
 	all := []entry{
 		{image.InitPath, 0o755, s.Binary},
-		{image.VersionPath, 0o644, append(version, '\n')},
+		{bundle.ReleaseFile, 0o644, append(version, '\n')},
 		{image.ConfigPath, 0o644, s.Config},
 		{path.Join(image.ModulesDir, kmod.OrderFile), 0o644, []byte(kmod.Order(kernel, s.Modules))},
 		{path.Join(image.ModulesDir, kmod.DependsFile), 0o644, []byte(kmod.Depends(kernel, s.Modules))},
@@ -115,7 +116,7 @@ func (s *System) entries() ([]entry, error) {
 		if path.Base(k.Name) != k.Name || !strings.HasSuffix(k.Name, ".pub") {
 			return nil, fmt.Errorf("update key %q: the file's name must end in .pub", k.Name)
 		}
-		all = append(all, entry{path.Join(image.KeysDir, k.Name), 0o644, k.Data})
+		all = append(all, entry{path.Join(bundle.KeyDir, k.Name), 0o644, k.Data})
 	}
 	for _, set := range s.Modules {
 		for _, m := range set.Modules {
