@@ -26,6 +26,12 @@ const (
 // ResetArg =1 on the kernel's command line asks process 1 to forget all settings.
 const ResetArg = "lastack.reset"
 
+// What a user may leave on the EFI system partition for the first boot.
+const (
+	ProvisionConfig = "/lastack.yaml"
+	ProvisionKeys   = "/authorized_keys"
+)
+
 // Paths in the initramfs, beside those of image/bundle.
 const (
 	InitPath   = "/init" // the appliance's binary

@@ -23,7 +23,7 @@ func imageCommand() *cli.Command {
 		Usage: "make, check and write disk images that boot into the appliance",
 		Description: "An image is a whole disk: boot loader, kernel, modules and this binary, in two\n" +
 			"slots of which one is tried after an update, and room for configuration.",
-		Subcommands: []*cli.Command{imageBuildCommand(), imageLockCommand()},
+		Subcommands: []*cli.Command{imageBuildCommand(), imageVerifyCommand(), imageFlashCommand(), imageLockCommand()},
 		Action:      noCommand,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 
 	"github.com/lastack/lastack/image"
@@ -151,5 +152,5 @@ func (i *Image) ReadFile(name string) ([]byte, error) {
 			return i.esp.read(f.node)
 		}
 	}
-	return nil, fmt.Errorf("there is no %s on the EFI system partition", name)
+	return nil, fmt.Errorf("%s on the EFI system partition: %w", name, fs.ErrNotExist)
 }

@@ -100,19 +100,26 @@ func writeESP(b backend.Storage, size int64, files []File) error {
 		return err
 	}
 	for _, f := range files {
-		if dir := path.Dir(f.Path); dir != "/" {
-			if err := fsys.Mkdir(dir[1:]); err != nil {
-				return fmt.Errorf("make %s: %w", dir, err)
-			}
+		if err := writeFile(fsys, f); err != nil {
+			return err
 		}
-		out, err := fsys.OpenFile(f.Path[1:], os.O_CREATE|os.O_RDWR)
-		if err != nil {
-			return fmt.Errorf("make %s: %w", f.Path, err)
+	}
+	return nil
+}
+
+func writeFile(fsys *fat32.FileSystem, f File) error {
+	if dir := path.Dir(f.Path); dir != "/" {
+		if err := fsys.Mkdir(dir[1:]); err != nil {
+			return fmt.Errorf("make %s: %w", dir, err)
 		}
-		_, err = io.Copy(out, bytes.NewReader(f.Data))
-		if err := errors.Join(err, out.Close()); err != nil {
-			return fmt.Errorf("write %s: %w", f.Path, err)
-		}
+	}
+	out, err := fsys.OpenFile(f.Path[1:], os.O_CREATE|os.O_RDWR)
+	if err != nil {
+		return fmt.Errorf("make %s: %w", f.Path, err)
+	}
+	_, err = io.Copy(out, bytes.NewReader(f.Data))
+	if err := errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", f.Path, err)
 	}
 	return nil
 }
