@@ -32,7 +32,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Action:               noCommand,
 		Commands: []*cli.Command{
 			runCommand(), checkCommand(), demoCommand(),
-			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), nicCommand(), imageCommand(), versionCommand(),
+			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), nicCommand(), imageCommand(), qemuCommand(), versionCommand(),
 		},
 	}
 }
