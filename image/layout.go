@@ -35,6 +35,7 @@ const (
 // Paths in the initramfs, beside those of image/bundle.
 const (
 	InitPath   = "/init" // the appliance's binary
+	FsckPath   = "/sbin/e2fsck"
 	ConfigPath = "/etc/lastack/default.yaml"
 	ModulesDir = "/lib/modules"
 )

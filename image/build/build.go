@@ -101,7 +101,7 @@ func collect(ctx context.Context, o Options) (*parts, error) {
 	}
 	defer os.RemoveAll(tmp) // a rest in the temporary directory harms nobody
 	dirs := map[lock.Role]string{}
-	for _, role := range []lock.Role{lock.Kernel, lock.Loader} {
+	for _, role := range lock.Roles() {
 		if dirs[role], err = p.unpack(ctx, o, role, tmp); err != nil {
 			return nil, err
 		}
@@ -112,6 +112,9 @@ func collect(ctx context.Context, o Options) (*parts, error) {
 	kernel := p.lock[0].KernelVersion()
 	r := bundle.Release{Version: o.Version, Build: o.Build, Arch: string(o.Arch), Kernel: kernel}
 	p.system = &System{Release: r, Binary: binary, Config: o.Config, Keys: o.Keys}
+	if p.system.Fsck, err = os.ReadFile(filepath.Join(dirs[lock.Fsck], "sbin/e2fsck.static")); err != nil {
+		return nil, err
+	}
 	if p.system.Modules, err = kmod.Resolve(os.DirFS(filepath.Join(dirs[lock.Kernel], "lib/modules", kernel)), kernel, kmod.Sets(o.Arch)); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ type Report struct {
 func (p *parts) report(files []disk.File) *Report {
 	r := &Report{}
 	r.add("appliance", len(p.system.Binary), "in the initramfs, before compression")
+	r.add("e2fsck", len(p.system.Fsck), "in the initramfs, before compression")
 	for _, s := range p.system.Modules {
 		size := 0
 		for _, m := range s.Modules {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lastack/lastack/image"
 	"github.com/lastack/lastack/image/disk"
 	"github.com/lastack/lastack/image/lock"
 )
@@ -101,7 +102,8 @@ func (p *parts) sbom(files []disk.File, imageSum string, created time.Time) ([]b
 	for _, f := range files {
 		d.addFile(f.Path, f.Data)
 	}
-	d.addFile("/init", p.system.Binary)
+	d.addFile(image.InitPath, p.system.Binary)
+	d.addFile(image.FsckPath, p.system.Fsck)
 	for _, s := range p.system.Modules {
 		for _, m := range s.Modules {
 			d.addFile("/lib/modules/"+r.Kernel+"/"+m.File, m.Data)

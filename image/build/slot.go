@@ -22,6 +22,7 @@ type System struct {
 	Release bundle.Release
 	Binary  []byte // the appliance, static, for the architecture
 	Modules []kmod.Chosen
+	Fsck    []byte // e2fsck, static
 	Config  []byte // the configuration without a configuration
 	Keys    []Key
 }
@@ -107,6 +108,7 @@ func (s *System) entries() ([]entry, error) {
 	all := []entry{
 		{image.InitPath, 0o755, s.Binary},
 		{bundle.ReleaseFile, 0o644, append(version, '\n')},
+		{image.FsckPath, 0o755, s.Fsck},
 		{image.ConfigPath, 0o644, s.Config},
 		{path.Join(image.ModulesDir, kmod.OrderFile), 0o644, []byte(kmod.Order(kernel, s.Modules))},
 		{path.Join(image.ModulesDir, kmod.DependsFile), 0o644, []byte(kmod.Depends(kernel, s.Modules))},

@@ -10,8 +10,8 @@ import (
 	"github.com/lastack/lastack/image/lock"
 )
 
-// Renew looks up what a suite offers now: the newest generic kernel and the
-// boot loader of each architecture. apt has checked Debian's signatures on the
+// Renew looks up what a suite offers now: the newest generic kernel, the
+// boot loader and e2fsck of each architecture. apt has checked Debian's signatures on the
 // way to the SHA-256 sums.
 func (s *Store) Renew(ctx context.Context, suite string) (*lock.File, error) {
 	f := &lock.File{Suite: suite, Comment: "What images are made of that is not ours. Renewed by `appliance image lock --update`."}
@@ -28,7 +28,7 @@ func (s *Store) Renew(ctx context.Context, suite string) (*lock.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("renew the lock file: %w", err)
 		}
-		for role, name := range map[lock.Role]string{lock.Kernel: kernel, lock.Loader: "systemd-boot-efi"} {
+		for role, name := range map[lock.Role]string{lock.Kernel: kernel, lock.Loader: "systemd-boot-efi", lock.Fsck: "e2fsck-static"} {
 			p, err := a.show(ctx, name)
 			if err != nil {
 				return nil, fmt.Errorf("renew the lock file: %w", err)

@@ -25,7 +25,11 @@ type Role string
 const (
 	Kernel Role = "kernel"
 	Loader Role = "loader"
+	Fsck   Role = "fsck" // e2fsck without libraries
 )
+
+// Roles are all of them.
+func Roles() []Role { return []Role{Kernel, Loader, Fsck} }
 
 // Package is one Debian package.
 type Package struct {
@@ -77,8 +81,8 @@ func (p Package) validate() error {
 		return fmt.Errorf("lock file: a package needs a name and a version, not %q and %q", p.Name, p.Version)
 	case err != nil:
 		return fmt.Errorf("lock file: %s: %w", p.Name, err)
-	case p.Role != Kernel && p.Role != Loader:
-		return fmt.Errorf("lock file: %s: role %q is none of kernel and loader", p.Name, p.Role)
+	case !slices.Contains(Roles(), p.Role):
+		return fmt.Errorf("lock file: %s: role %q is none of %v", p.Name, p.Role, Roles())
 	case len(p.SHA256) != 64 || strings.Trim(p.SHA256, "0123456789abcdef") != "":
 		return fmt.Errorf("lock file: %s: sha256 is not 64 digits", p.Name)
 	}
