@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -64,10 +63,10 @@ func imageFlashAction(c *cli.Context) error {
 	}
 	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	bar := &bar{w: c.App.ErrWriter, live: terminal(c.App.ErrWriter)}
-	job.Progress = bar.show
+	progress := &stages{w: c.App.ErrWriter}
+	job.Progress = progress.show
 	err = job.Run(ctx)
-	bar.end()
+	progress.end()
 	if err != nil {
 		return fmt.Errorf("flash %s: %w", job.To, err)
 	}
@@ -163,53 +162,22 @@ func confirm(c *cli.Context, name, what string) error {
 	return nil
 }
 
-// bar draws how far a job is.
-type bar struct {
-	w     io.Writer
-	live  bool // a terminal: one line, drawn over and over
-	stage string
-	began time.Time
-	drawn time.Time
-	done  int64
+// stages shows a bar for each stage of a job.
+type stages struct {
+	w io.Writer
+	*bar
 }
 
-const barInterval = 100 * time.Millisecond
-
-func (b *bar) show(stage string, done, total int64) {
-	now := time.Now()
-	if stage != b.stage {
-		b.end()
-		b.stage, b.began, b.drawn = stage, now, time.Time{}
+func (s *stages) show(stage string, done, total int64) {
+	if s.bar == nil || s.what != stage {
+		s.end()
+		s.bar = newBar(s.w, stage, total)
 	}
-	b.done = done
-	if !b.live || (done < total && now.Sub(b.drawn) < barInterval) {
-		return
-	}
-	b.drawn = now
-	filled := int(barWidth * done / total)
-	rate, left := b.rate(now), ""
-	if rate > 0 && done < total {
-		left = fmt.Sprintf(", %d s left", int64(float64(total-done)/rate))
-	}
-	fmt.Fprintf(b.w, "\r\x1b[2K%-6s [%s%s] %3d%%, %.0f MB/s%s", stage, strings.Repeat("#", filled), strings.Repeat(".", barWidth-filled), 100*done/total, rate/1e6, left)
+	s.add(done - s.done)
 }
 
-// rate is in bytes a second.
-func (b *bar) rate(now time.Time) float64 {
-	if s := now.Sub(b.began).Seconds(); s > 0 {
-		return float64(b.done) / s
+func (s *stages) end() {
+	if s.bar != nil {
+		s.bar.end()
 	}
-	return 0
-}
-
-// end closes the line of a stage.
-func (b *bar) end() {
-	switch {
-	case b.stage == "":
-	case b.live:
-		fmt.Fprintln(b.w)
-	default:
-		fmt.Fprintf(b.w, "%s: %d MB, %.0f MB/s\n", b.stage, b.done/1e6, b.rate(time.Now())/1e6)
-	}
-	b.stage = ""
 }
