@@ -20,7 +20,6 @@ type bar struct {
 	tenth int64
 }
 
-
 func newBar(w io.Writer, what string, total int64) *bar {
 	return &bar{w: w, what: what, total: total, cols: width(w), begun: time.Now()}
 }
