@@ -85,6 +85,7 @@ func confinedCommand() *cli.Command {
 	return &cli.Command{
 		Name: boot.ConfinedCommand, Hidden: true, ArgsUsage: "...", SkipFlagParsing: true,
 		Action: func(c *cli.Context) error {
+			sabotageAppliance()
 			args := c.Args().Slice()
 			if len(args) > 0 && args[0] == "--" {
 				args = args[1:]

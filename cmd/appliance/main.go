@@ -17,7 +17,7 @@ var version = "unknown"
 
 func main() {
 	if boot.IsBox(os.Getpid(), os.Args) {
-		boot.Main(firmware())
+		boot.Main(sabotage(firmware()))
 	}
 	os.Exit(execute(context.Background(), os.Args, os.Stdout, os.Stderr))
 }

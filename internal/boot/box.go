@@ -31,7 +31,7 @@ type Options struct {
 	NewLog  func(io.Writer) *slog.Logger
 	Probe   func(ctx context.Context, config string) (Health, error) // asks the appliance that runs on that configuration
 	Suspend func(ctx context.Context, config string) error           // makes it save its connections and end
-	Prepare func(box *Box) error                                     // after data and ESP are mounted, before the first start; nil does nothing
+	Prepare func() error                                             // after data and ESP are mounted, before the first start; nil does nothing
 	Built   time.Time                                                // when the firmware was made
 }
 
@@ -54,6 +54,7 @@ type Box struct {
 	dog         *watchdog
 	modules     *modules
 	procs       *procs
+	control     *control
 	slot        slot.Slot // "" if not known
 	esp         *slot.ESP // nil if there is none
 	espDevice   string

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -52,7 +51,7 @@ func (b *Box) boot() {
 	b.warn("log", b.lines.keep(b.path("data/log")))
 	b.beginStory()
 	if b.o.Prepare != nil {
-		b.warn("prepare", b.o.Prepare(b))
+		b.warn("prepare", b.o.Prepare())
 	}
 	b.limits()
 }
@@ -268,24 +267,20 @@ func (b *Box) limits() {
 	b.warn("limits", wrap("no core files", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})))
 }
 
-// serve runs the appliance and watches, until somebody asks for the end.
+// serve runs the appliance and watches, until somebody asks for the end. What it
+// listens on stays open: the appliance speaks until it has ended.
 func (b *Box) serve() Order {
 	conn, err := listenNotices(b.path(noticePath), b.chown)
 	if err != nil {
 		b.problem("notify", err.Error())
 	} else {
 		b.start(func() { readNotices(conn, func(n notice) { b.notices <- n }) })
-		defer func(c *net.UnixConn) { _ = c.Close() }(conn)
 	}
-	control, err := b.listenControl()
-	if err != nil {
+	if b.control, err = b.listenControl(); err != nil {
 		b.problem("control", err.Error())
-	} else {
-		defer control.close()
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // ctrl-alt-del is SIGINT: reboot(2)
-	defer signal.Stop(signals)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	clock := time.NewTicker(beat)
 	defer clock.Stop()

@@ -49,6 +49,9 @@ func (b *Box) end(o Order) {
 		b.log.Warn("the slot is not good yet: one of its tries is used")
 	}
 	b.stopAppliance(o)
+	if b.control != nil {
+		b.control.close()
+	}
 	b.saveClock(true)
 	b.log.Info("bye")
 	b.lines.close()

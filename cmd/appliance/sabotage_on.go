@@ -1,0 +1,112 @@
+//go:build boottest
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/lastack/lastack/internal/boot"
+)
+
+// The binary that boot tests put on their images: the real one, and in addition
+// it takes commands on the console without a login, and fails in ways that a
+// real one would not on request. `sabotage=HOW` on the kernel's command line says how, and
+// comes as process 1's environment.
+
+// sabotage is before anything else.
+func sabotage(o boot.Options) boot.Options {
+	switch os.Getenv("sabotage") {
+	case "exit":
+		os.Exit(1) // the kernel panics
+	case "hang":
+		o.Prepare = func() error { forever(); return nil }
+		return o
+	}
+	var deaf atomic.Bool
+	newLog := o.NewLog
+	o.NewLog = func(w io.Writer) *slog.Logger {
+		return slog.New(deafHandler{newLog(w).Handler(), &deaf})
+	}
+	prepare := o.Prepare
+	o.Prepare = func() error {
+		go commands(&deaf)
+		if prepare == nil {
+			return nil
+		}
+		return prepare()
+	}
+	return o
+}
+
+func forever() {
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+// deafHandler holds up whoever logs: so the health loop hangs.
+type deafHandler struct {
+	slog.Handler
+	deaf *atomic.Bool
+}
+
+func (h deafHandler) Handle(ctx context.Context, r slog.Record) error {
+	if h.deaf.Load() {
+		forever()
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// commands runs what comes on the console, a line each, and ends each answer with its status.
+func commands(deaf *atomic.Bool) {
+	f, err := os.OpenFile("/dev/console", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return
+	}
+	for in := bufio.NewScanner(f); in.Scan(); {
+		words := strings.Fields(in.Text())
+		if len(words) == 0 {
+			continue
+		}
+		switch words[0] {
+		case "stop-appliance":
+			signalAppliance(syscall.SIGSTOP)
+		case "kill-appliance":
+			signalAppliance(syscall.SIGKILL)
+		case "hang-init":
+			deaf.Store(true)
+			signalAppliance(syscall.SIGKILL)
+		case "panic-init":
+			panic("asked for")
+		case "crash-kernel":
+			_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+		default:
+			var out strings.Builder
+			code := execute(context.Background(), append([]string{"appliance"}, words...), &out, &out)
+			fmt.Fprintf(f, "%s\r\n<exit %d>\r\n", strings.ReplaceAll(out.String(), "\n", "\r\n"), code)
+		}
+	}
+}
+
+func signalAppliance(s syscall.Signal) {
+	if st, err := boot.NewClient(boot.ControlSocket).Status(context.Background()); err == nil && st.Appliance > 0 {
+		_ = syscall.Kill(st.Appliance, s)
+	}
+}
+
+// sabotageAppliance is the appliance's own.
+func sabotageAppliance() {
+	line, _ := os.ReadFile("/proc/cmdline")
+	if strings.Contains(string(line), "sabotage=never-ready") {
+		forever()
+	}
+}

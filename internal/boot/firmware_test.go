@@ -1,0 +1,374 @@
+package boot_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"aead.dev/minisign"
+
+	"github.com/lastack/lastack/image"
+	"github.com/lastack/lastack/image/bundle"
+	"github.com/lastack/lastack/image/cpio"
+	"github.com/lastack/lastack/image/vm"
+	"github.com/lastack/lastack/internal/boot"
+)
+
+// These tests boot real images in QEMU, under UEFI, without KVM. The binary on
+// them is the product's with the tag boottest: it takes commands on the console
+// without a login, and fails on request (cmd/appliance/sabotage_on.go).
+
+// factory is an image and all that bundles are made of.
+type factory struct {
+	arch    image.Arch
+	dir     string
+	disk    string
+	kernel  string
+	initrd  string
+	private minisign.PrivateKey
+}
+
+// factories builds each architecture's once.
+type factories struct {
+	mu  sync.Mutex
+	dir string
+	all map[image.Arch]*factory
+}
+
+var built = &factories{all: make(map[image.Arch]*factory)} // of one test process
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "lastack-boot-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	built.dir = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+// must reports whether a test that can't run is a failure.
+func must() bool { return os.Getenv("APPLIANCE_TEST") == "require" }
+
+// long lets a test run that only make test-image wants.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("APPLIANCE_IMAGE_TEST") == "" {
+		t.Skip("a part of make test-image")
+	}
+}
+
+// needFactory builds what is needed to boot an architecture, or skips.
+func needFactory(t *testing.T, arch image.Arch) *factory {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots take half a minute")
+	}
+	if _, _, err := vm.Need(arch); err != nil {
+		if must() {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	built.mu.Lock()
+	defer built.mu.Unlock()
+	f := built.all[arch]
+	if f == nil {
+		f = buildFactory(t, arch)
+		built.all[arch] = f
+	}
+	return f
+}
+
+func buildFactory(t *testing.T, arch image.Arch) *factory {
+	t.Helper()
+	f := &factory{arch: arch, dir: filepath.Join(built.dir, string(arch))}
+	f.disk, f.kernel, f.initrd = filepath.Join(f.dir, "box.img"), filepath.Join(f.dir, "slot", bundle.Kernel), filepath.Join(f.dir, "slot", bundle.Initrd)
+	begun := time.Now()
+	binary := goBuild(t, f.dir, string(arch))
+	host := binary
+	if runtime.GOARCH != string(arch) {
+		host = goBuild(t, filepath.Join(built.dir, "host"), runtime.GOARCH)
+	}
+	var public minisign.PublicKey
+	var err error
+	if public, f.private, err = minisign.GenerateKey(nil); err != nil {
+		t.Fatal(err)
+	}
+	text, err := public.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(f.dir, "test.pub")
+	if err := os.WriteFile(key, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, host, "image", "build", "--arch", string(arch), "--binary", binary, "--output", f.disk, "--slot-dir", filepath.Join(f.dir, "slot"),
+		"--release", "v1", "--build-number", "1", "--update-key", key, "--uncompressed")
+	t.Logf("built the %s image in %v", arch, time.Since(begun).Round(time.Second))
+	return f
+}
+
+func goBuild(t *testing.T, dir, arch string) string {
+	t.Helper()
+	out := filepath.Join(dir, "appliance")
+	if _, err := os.Stat(out); err == nil {
+		return out
+	}
+	cmd := exec.Command("go", "build", "-tags", "boottest", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=test", "-o", out, "github.com/lastack/lastack/cmd/appliance")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build for %s: %v\n%s", arch, err, text)
+	}
+	return out
+}
+
+func run(t *testing.T, program string, args ...string) {
+	t.Helper()
+	if text, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v\n%s", program, args, err, text)
+	}
+}
+
+// variant says how a bundle differs from the image.
+type variant struct {
+	build    uint64
+	arch     string // another one
+	sabotage string // on the kernel's command line
+	options  string // more of it
+	kernel   []byte // instead
+	cut      int64  // bytes of the initramfs that are left
+	minFrom  uint64
+	stranger bool  // signed by a key that the box does not have
+	length   int64 // of the bundle, cut off there
+}
+
+// quickOptions make a trial short.
+const quickOptions = "lastack.stable=2s lastack.trial=40s panic=1"
+
+// bundle makes one, as a file.
+func (f *factory) bundle(t *testing.T, v variant) string {
+	t.Helper()
+	m := bundle.Manifest{Release: bundle.Release{Version: fmt.Sprint("v", v.build), Build: v.build, Arch: string(f.arch), Kernel: "test"}, MinFrom: v.minFrom}
+	if v.arch != "" {
+		m.Arch = v.arch
+	}
+	m.Options = f.arch.CommandLine() + " " + quickOptions + " " + v.options
+	if v.sabotage != "" {
+		m.Options += " sabotage=" + v.sabotage
+	}
+	dir := t.TempDir()
+	kernel, initrd := f.kernel, f.overlay(t, dir, m.Release, v.cut)
+	if v.kernel != nil {
+		kernel = filepath.Join(dir, "kernel")
+		if err := os.WriteFile(kernel, v.kernel, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key := f.private
+	if v.stranger {
+		var err error
+		if _, key, err = minisign.GenerateKey(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	if err := bundle.Write(&out, m, kernel, initrd, key); err != nil {
+		t.Fatal(err)
+	}
+	data := out.Bytes()
+	if v.length > 0 {
+		data = data[:v.length]
+	}
+	path := filepath.Join(dir, "bundle")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// overlay is the image's initramfs with another release in it: the kernel unpacks a second archive
+// over the first.
+func (f *factory) overlay(t *testing.T, dir string, r bundle.Release, cut int64) string {
+	t.Helper()
+	base, err := os.ReadFile(f.initrd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cut > 0 {
+		base = base[:cut]
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var more bytes.Buffer
+	w := cpio.NewWriter(&more)
+	if err := errors.Join(w.File(strings.TrimPrefix(bundle.ReleaseFile, "/"), 0o644, text), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for len(base)%4 != 0 {
+		base = append(base, 0)
+	}
+	path := filepath.Join(dir, "initrd")
+	if err := os.WriteFile(path, append(base, more.Bytes()...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// machine is a box that runs, with its disk.
+type machine struct {
+	*vm.Machine
+	t      *testing.T
+	config vm.Config
+}
+
+// boot starts a box whose disk is fresh from the factory. The bundles are its second disk and
+// those that follow: /dev/vdb, /dev/vdc.
+func (f *factory) boot(t *testing.T, bundles ...string) *machine {
+	t.Helper()
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "disk")
+	run(t, "cp", "--sparse=always", f.disk, disk)
+	c := vm.Config{Arch: f.arch, Disk: disk, Vars: filepath.Join(dir, "vars"), Alone: true}
+	for i, b := range bundles {
+		c.Extra = append(c.Extra, "-drive", fmt.Sprintf("if=none,id=b%d,format=raw,readonly=on,file=%s", i, b), "-device", fmt.Sprintf("virtio-blk-pci,drive=b%d", i))
+	}
+	m := &machine{t: t, config: c}
+	m.powerOn()
+	t.Cleanup(m.powerCut)
+	return m
+}
+
+func (m *machine) powerOn() {
+	m.t.Helper()
+	var err error
+	if m.Machine, err = vm.Start(m.config); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// powerCut is what the name says: what the guest has not brought to the disk is lost, what QEMU
+// has in the host's memory is not.
+func (m *machine) powerCut() {
+	if err := m.Close(); err != nil {
+		m.t.Error(err)
+	}
+	if m.t.Failed() {
+		m.t.Logf("the console of %s:\n%s", m.config.Arch, m.Console())
+	}
+}
+
+// expect waits for text on the console.
+func (m *machine) expect(within time.Duration, pattern string) []string {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), within)
+	defer cancel()
+	got, err := m.Expect(ctx, pattern)
+	if err != nil {
+		m.t.Fatalf("%v", err)
+	}
+	return got
+}
+
+// ready waits until the appliance serves from a slot.
+func (m *machine) ready(release string) {
+	m.t.Helper()
+	m.expect(bootTime, regexp.QuoteMeta("release=\""+release+" "))
+	m.expect(bootTime, "the appliance is ready")
+}
+
+const bootTime = 90 * time.Second // under TCG, on a machine that has other things to do
+
+// do runs a command on the box, and returns what it says and its exit status.
+func (m *machine) do(within time.Duration, line string) (out string, status string) {
+	m.t.Helper()
+	if err := m.Type(line + "\n"); err != nil {
+		m.t.Fatal(err)
+	}
+	got := m.expect(within, `(?s)\n?(.*?)<exit (\d+)>`)
+	return strings.ReplaceAll(got[1], "\r", ""), got[2]
+}
+
+// must runs a command that must succeed.
+func (m *machine) must(within time.Duration, line string) string {
+	m.t.Helper()
+	out, status := m.do(within, line)
+	if status != "0" {
+		m.t.Fatalf("%s: exit status %s:\n%s", line, status, out)
+	}
+	return out
+}
+
+// tell sends a line that has no answer.
+func (m *machine) tell(line string) {
+	m.t.Helper()
+	if err := m.Type(line + "\n"); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// story is what the box says of itself.
+func (m *machine) story() boot.Status {
+	m.t.Helper()
+	out := m.must(30*time.Second, "update status --json")
+	begin, end := strings.Index(out, "{"), strings.LastIndex(out, "}")
+	var s boot.Status
+	if begin < 0 || end < begin {
+		m.t.Fatalf("no status in %q", out)
+	}
+	if err := json.Unmarshal([]byte(out[begin:end+1]), &s); err != nil {
+		m.t.Fatalf("%v in %q", err, out)
+	}
+	return s
+}
+
+// A boot, an update that is good, and one that is not, from which the box comes back by itself.
+func TestABoxBootsUpdatesAndRollsBack(t *testing.T) {
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) {
+			f := needFactory(t, arch)
+			m := f.boot(t, f.bundle(t, variant{build: 2}), f.bundle(t, variant{build: 3, sabotage: "exit"}))
+			m.ready("v1")
+			t.Logf("power on to ready: %v", m.Up().Round(100*time.Millisecond))
+
+			m.must(time.Minute, "update install /dev/vdb --reboot")
+			m.ready("v2")
+			m.expect(time.Minute, "slot is good")
+			s := m.story()
+			if s.Slot != "B" || s.Trial || len(s.Updates) != 1 || s.Updates[0].Result != boot.Good {
+				t.Errorf("after the update: slot %s, trial %v, updates %+v", s.Slot, s.Trial, s.Updates)
+			}
+
+			m.must(time.Minute, "update install /dev/vdc --reboot")
+			for range 3 {
+				m.expect(bootTime, "Kernel panic")
+			}
+			m.expect(bootTime, "THE UPDATE WAS ROLLED BACK")
+			m.expect(bootTime, "the appliance is ready")
+			s = m.story()
+			if s.Slot != "B" || s.Release.Build != 2 {
+				t.Errorf("after the rollback slot %s runs %s", s.Slot, s.Release)
+			}
+			if u := s.Updates[len(s.Updates)-1]; u.Result != boot.RolledBack || !strings.Contains(u.Why, "each of 3 tries ended before the data partition was there") {
+				t.Errorf("the update is %s: %s", u.Result, u.Why)
+			}
+		})
+	}
+}
