@@ -89,6 +89,13 @@ func commands(deaf *atomic.Bool) {
 			panic("asked for")
 		case "crash-kernel":
 			_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+		case "show":
+			text, err := os.ReadFile(strings.ReplaceAll(words[1], "APPLIANCE", fmt.Sprint(appliancePID())))
+			fmt.Fprintf(f, "%s\r\n%v\r\n<exit 0>\r\n", text, err)
+		case "confined":
+			// Another process: this one must stay as it is.
+			out, _ := run(append([]string{boot.ConfinedCommand, "--"}, words[1:]...))
+			fmt.Fprintf(f, "%s\r\n<exit 0>\r\n", out)
 		default:
 			var out strings.Builder
 			code := execute(context.Background(), append([]string{"appliance"}, words...), &out, &out)
@@ -98,9 +105,32 @@ func commands(deaf *atomic.Bool) {
 }
 
 func signalAppliance(s syscall.Signal) {
-	if st, err := boot.NewClient(boot.ControlSocket).Status(context.Background()); err == nil && st.Appliance > 0 {
-		_ = syscall.Kill(st.Appliance, s)
+	if pid := appliancePID(); pid > 0 {
+		_ = syscall.Kill(pid, s)
 	}
+}
+
+func appliancePID() int {
+	st, err := boot.NewClient(boot.ControlSocket).Status(context.Background())
+	if err != nil {
+		return 0
+	}
+	return st.Appliance
+}
+
+// run is a process of this binary, and what it says; process 1's reaper takes its status.
+func run(args []string) (string, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	_, err = os.StartProcess("/init", append([]string{"appliance"}, args...), &os.ProcAttr{Dir: "/", Files: []*os.File{nil, w, w}})
+	_ = w.Close()
+	if err != nil {
+		return "", err
+	}
+	out, err := io.ReadAll(r)
+	return string(out), err
 }
 
 // sabotageAppliance is the appliance's own.

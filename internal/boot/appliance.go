@@ -74,6 +74,7 @@ func (b *Box) run() {
 	}
 	now := time.Now()
 	a.process, a.exited, a.started, a.sign, a.answered, a.ready, a.stopping = p, exited, now, now, now, false, false
+	b.heard = false
 	b.setPID(p.Pid)
 	b.start(func() {
 		_, _ = io.Copy(b.lines, r) // ends with the last process that has the other end

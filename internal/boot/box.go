@@ -68,6 +68,7 @@ type Box struct {
 	asking    bool
 	asked     time.Time
 	askErr    string
+	heard     bool // this run of the appliance has answered
 	answers   chan answer
 	notices   chan notice
 	orders    chan Order

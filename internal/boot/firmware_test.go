@@ -350,7 +350,7 @@ func TestABoxBootsUpdatesAndRollsBack(t *testing.T) {
 
 			m.must(time.Minute, "update install /dev/vdb --reboot")
 			m.ready("v2")
-			m.expect(time.Minute, "slot is good")
+			m.expect(time.Minute, "slot is good slot=B")
 			s := m.story()
 			if s.Slot != "B" || s.Trial || len(s.Updates) != 1 || s.Updates[0].Result != boot.Good {
 				t.Errorf("after the update: slot %s, trial %v, updates %+v", s.Slot, s.Trial, s.Updates)
@@ -370,5 +370,241 @@ func TestABoxBootsUpdatesAndRollsBack(t *testing.T) {
 				t.Errorf("the update is %s: %s", u.Result, u.Why)
 			}
 		})
+	}
+}
+
+// wantSlotA is how every failed update must end: slot A serves, and the story is told.
+func (m *machine) wantSlotA(within time.Duration, why string) {
+	m.t.Helper()
+	m.expect(within, "THE UPDATE WAS ROLLED BACK")
+	m.expect(bootTime, "the appliance is ready")
+	s := m.story()
+	if s.Slot != "A" || s.Release.Build != 1 || s.Trial {
+		m.t.Errorf("slot %s runs %s, on trial: %v", s.Slot, s.Release, s.Trial)
+	}
+	u := s.Updates[len(s.Updates)-1]
+	if u.Result != boot.RolledBack || !strings.Contains(u.Why, why) {
+		m.t.Errorf("the update is %s: %s; want ...%s...", u.Result, u.Why, why)
+	}
+}
+
+// What a bundle may do wrong, each with what the box must say.
+func TestBadBundlesAreRefusedByTheBox(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) {
+			f := needFactory(t, arch)
+			other := image.AMD64
+			if arch == image.AMD64 {
+				other = image.ARM64
+			}
+			cases := []struct {
+				v    variant
+				want string
+			}{
+				{variant{build: 2, stranger: true}, "the signature is not by any of this box's update keys"},
+				{variant{build: 2, length: 1 << 20}, "the bundle is cut off"},
+				{variant{build: 2, arch: string(other)}, fmt.Sprintf("the bundle is for %s and this box is %s", other, arch)},
+				{variant{build: 7, minFrom: 5}, "the bundle wants build 5 or newer on the box"},
+			}
+			var bundles []string
+			for _, c := range cases {
+				bundles = append(bundles, f.bundle(t, c.v))
+			}
+			m := f.boot(t, bundles...)
+			m.ready("v1")
+			for i, c := range cases {
+				out, status := m.do(time.Minute, fmt.Sprintf("update install /dev/vd%c", 'b'+i))
+				if status != "1" || !strings.Contains(out, c.want) {
+					t.Errorf("exit status %s and %q; want 1 and ...%s...", status, out, c.want)
+				}
+			}
+			if s := m.story(); s.Slots[1].State != "empty" || len(s.Updates) != 0 {
+				t.Errorf("slots are %+v, updates %+v", s.Slots, s.Updates)
+			}
+		})
+	}
+}
+
+// What a signed bundle may do wrong once it boots: the box comes back without hands.
+func TestABoxComesBackFromWhateverFails(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		for name, tt := range map[string]struct {
+			v      variant
+			within time.Duration
+			why    string
+		}{
+			// The firmware starts the loader again: facts of boot options.
+			"kernel that cannot be loaded": {variant{build: 2, kernel: bytes.Repeat([]byte("no kernel "), 1000)}, 3 * bootTime, "each of 3 tries ended before the data partition"},
+			"initramfs cut off":            {variant{build: 2, cut: 3 << 20}, 4 * bootTime, "each of 3 tries ended before the data partition"},
+			"init that hangs":              {variant{build: 2, sabotage: "hang"}, 6 * bootTime, "the hardware watchdog has reset the box"},
+			"appliance never ready":        {variant{build: 2, sabotage: "never-ready"}, 6 * bootTime, "not good after 40s: the appliance is not ready"},
+		} {
+			t.Run(string(arch)+"/"+name, func(t *testing.T) {
+				f := needFactory(t, arch)
+				m := f.boot(t, f.bundle(t, tt.v))
+				m.ready("v1")
+				m.must(time.Minute, "update install /dev/vdb --reboot")
+				m.wantSlotA(tt.within, tt.why)
+			})
+		}
+	}
+}
+
+// An appliance or a process 1 that stands still leads to a reboot within a minute, and the box says why.
+func TestWhatStandsStillIsRebooted(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) {
+			f := needFactory(t, arch)
+			m := f.boot(t)
+			m.ready("v1")
+			for _, tt := range []struct{ how, why string }{
+				{"stop-appliance", "reboot: the appliance gave no sign of life for 20s"},
+				{"hang-init", "the hardware watchdog has reset the box"},
+				{"panic-init", "process 1 panicked: asked for"},
+				{"crash-kernel", "it ended without a word"},
+			} {
+				begun := time.Now()
+				m.tell(tt.how)
+				m.expect(2*time.Minute, "BdsDxe: starting|EFI stub|lastack starts")
+				if took := time.Since(begun); took > time.Minute {
+					t.Errorf("%s: the reboot came after %v, want a minute at most", tt.how, took)
+				}
+				m.expect(bootTime, "the boot before ended: [^\n]*"+regexp.QuoteMeta(tt.why))
+				m.expect(bootTime, "the appliance is ready")
+			}
+			s := m.story()
+			if len(s.Boots) != 5 {
+				t.Errorf("%d boots are known, want 5", len(s.Boots))
+			}
+		})
+	}
+}
+
+// An appliance that is killed is started again at once, without a reboot.
+func TestAKilledApplianceIsStartedAgain(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t)
+	m.ready("v1")
+	m.tell("kill-appliance")
+	m.expect(20*time.Second, "the appliance ended with signal killed")
+	m.expect(20*time.Second, "the appliance is ready")
+	if s := m.story(); len(s.Boots) != 1 || s.Appliance == 0 {
+		t.Errorf("%d boots, appliance %d", len(s.Boots), s.Appliance)
+	}
+}
+
+// The operator goes back, to what was good before.
+func TestTheOperatorGoesBack(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t, f.bundle(t, variant{build: 2}))
+	m.ready("v1")
+	m.must(time.Minute, "update install /dev/vdb --reboot")
+	m.ready("v2")
+	m.expect(time.Minute, "slot is good slot=B")
+	m.must(time.Minute, "update rollback --reboot")
+	m.ready("v1")
+	s := m.story()
+	if s.Slot != "A" || s.Updates[0].Result != boot.Returned {
+		t.Errorf("slot %s runs, the update is %+v", s.Slot, s.Updates)
+	}
+	m.must(time.Minute, "reboot")
+	m.ready("v1")
+}
+
+// The power is cut 20 times while a slot is written: the box boots each time, and the
+// next update works.
+func TestThePowerIsCutWhileASlotIsWritten(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t, f.bundle(t, variant{build: 2}))
+	for n := range 20 {
+		m.expect(bootTime, "the appliance is ready")
+		m.tell("update install /dev/vdb")
+		m.expect(bootTime, "update begins")
+		wait := time.Duration(n) * 150 * time.Millisecond // a write takes about two seconds: all of it is hit
+		time.Sleep(wait)
+		m.powerCut()
+		m.powerOn()
+	}
+	m.expect(bootTime, "the appliance is ready")
+	s := m.story()
+	t.Logf("after 20 cuts slot %s runs %s, slots %+v", s.Slot, s.Release, s.Slots)
+	if len(s.Problems) > 0 {
+		t.Errorf("problems: %v", s.Problems)
+	}
+	if s.Trial {
+		m.expect(time.Minute, "slot is good")
+	}
+	m.must(time.Minute, "update install --downgrade /dev/vdb --reboot")
+	m.ready("v2")
+	m.expect(time.Minute, "slot is good")
+}
+
+// The data partition's super block is lost: e2fsck makes it again from a copy, and what was known is there.
+func TestDamagedDataIsRepaired(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t)
+	m.ready("v1")
+	m.must(time.Minute, "poweroff")
+	m.expect(time.Minute, "Power down|power down")
+	m.powerCut()
+	damageData(t, m.config.Disk)
+	m.powerOn()
+	m.expect(bootTime, "DATA WAS DAMAGED")
+	m.expect(bootTime, "the appliance is ready")
+	s := m.story()
+	if len(s.Boots) != 2 || !s.Data {
+		t.Errorf("boots are %+v, data is there: %v", s.Boots, s.Data)
+	}
+	m.must(time.Minute, "factory-reset --yes")
+	m.expect(bootTime, "FACTORY RESET")
+	m.expect(bootTime, "the appliance is ready")
+	if s := m.story(); len(s.Boots) != 1 || len(s.Problems) != 0 {
+		t.Errorf("after a factory reset: boots %+v, problems %v", s.Boots, s.Problems)
+	}
+}
+
+// damageData makes the first super block of the second partition unreadable.
+func damageData(t *testing.T, path string) {
+	t.Helper()
+	d, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var first [8]byte
+	if _, err := d.ReadAt(first[:], 1024+128+32); err != nil { // the second entry of the partition table
+		t.Fatal(err)
+	}
+	at := int64(first[0]) | int64(first[1])<<8 | int64(first[2])<<16 | int64(first[3])<<24
+	if _, err := d.WriteAt(bytes.Repeat([]byte{0xaa}, 1024), at*512+1024); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The appliance may do little.
+func TestTheApplianceIsConfined(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t)
+	m.ready("v1")
+	out := m.must(time.Minute, "show /proc/APPLIANCE/status")
+	for _, want := range []string{"Uid:\t900\t900\t900\t900", "Gid:\t900\t900\t900\t900", "NoNewPrivs:\t1", "CapEff:\t0000000000003000", "CapPrm:\t0000000000003000"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
+	// Landlock: what root may read, it may not. DAC alone would let it.
+	if out, _ := m.do(time.Minute, "confined check -c /data/init/story.json"); !strings.Contains(out, "permission denied") {
+		t.Errorf("confined, root reads the story of the box: %s", out)
+	}
+	if out, _ := m.do(time.Minute, "confined check -c /etc/lastack/default.yaml"); strings.Contains(out, "permission denied") {
+		t.Errorf("confined, it can't read the built-in configuration: %s", out)
 	}
 }
