@@ -45,7 +45,11 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 
 // execute runs one command line and gives its exit status.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := newApp(stdout, stderr)
+	return perform(ctx, newApp(stdout, stderr), args, stderr)
+}
+
+// perform runs one command line of an app.
+func perform(ctx context.Context, app *cli.App, args []string, stderr io.Writer) int {
 	for _, c := range app.Commands {
 		strict(c)
 	}
