@@ -17,7 +17,8 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
+		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo",
+		"internal/boot", "image/bundle"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
 	"netif":          {"netif/frame"},
@@ -39,6 +40,7 @@ var allowed = map[string][]string{
 	"internal/lifecycle":    {},
 	"internal/handover":     {},
 	"internal/history":      {},
+	"internal/boot":         {"image/bundle", "image/slot"},
 	"internal/dhcp":         {},
 	"internal/console":      {},
 	"internal/sshd":         {"internal/console"},
