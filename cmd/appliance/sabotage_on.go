@@ -92,6 +92,9 @@ func commands(deaf *atomic.Bool) {
 		case "show":
 			text, err := os.ReadFile(strings.ReplaceAll(words[1], "APPLIANCE", fmt.Sprint(appliancePID())))
 			fmt.Fprintf(f, "%s\r\n%v\r\n<exit 0>\r\n", text, err)
+		case "put": // FILE, and a line of text
+			err := os.WriteFile(words[1], []byte(strings.Join(words[2:], " ")+"\n"), 0o644)
+			fmt.Fprintf(f, "%v\r\n<exit 0>\r\n", err)
 		case "confined":
 			// Another process: this one must stay as it is.
 			out, _ := run(append([]string{boot.ConfinedCommand, "--"}, words[1:]...))

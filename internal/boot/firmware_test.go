@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -240,13 +242,14 @@ type machine struct {
 }
 
 // boot starts a box whose disk is fresh from the factory. The bundles are its second disk and
-// those that follow: /dev/vdb, /dev/vdc.
+// those that follow: /dev/vdb, /dev/vdc. Its echo service is at echo().
 func (f *factory) boot(t *testing.T, bundles ...string) *machine {
 	t.Helper()
+	port := freePort(t)
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk")
 	run(t, "cp", "--sparse=always", f.disk, disk)
-	c := vm.Config{Arch: f.arch, Disk: disk, Vars: filepath.Join(dir, "vars"), Alone: true}
+	c := vm.Config{Arch: f.arch, Disk: disk, Vars: filepath.Join(dir, "vars"), Alone: true, Forwards: []vm.Forward{{Host: port, Guest: 7}}}
 	for i, b := range bundles {
 		c.Extra = append(c.Extra, "-drive", fmt.Sprintf("if=none,id=b%d,format=raw,readonly=on,file=%s", i, b), "-device", fmt.Sprintf("virtio-blk-pci,drive=b%d", i))
 	}
@@ -254,6 +257,43 @@ func (f *factory) boot(t *testing.T, bundles ...string) *machine {
 	m.powerOn()
 	t.Cleanup(m.powerCut)
 	return m
+}
+
+// freePort is one of 127.0.0.1 that nobody listened on a moment ago.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// echo connects to the box's echo service.
+func (m *machine) echo() net.Conn {
+	m.t.Helper()
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", m.config.Forwards[0].Host), 10*time.Second)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// say sends a line to the echo service and wants it back.
+func (m *machine) say(c net.Conn, within time.Duration, line string) {
+	m.t.Helper()
+	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
+		m.t.Fatal(err)
+	}
+	if _, err := c.Write([]byte(line)); err != nil {
+		m.t.Fatalf("say %q: %v", line, err)
+	}
+	got := make([]byte, len(line))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != line {
+		m.t.Fatalf("said %q and heard %q, %v", line, got, err)
+	}
 }
 
 func (m *machine) powerOn() {
@@ -348,8 +388,25 @@ func TestABoxBootsUpdatesAndRollsBack(t *testing.T) {
 			m.ready("v1")
 			t.Logf("power on to ready: %v", m.Up().Round(100*time.Millisecond))
 
+			// The operator's configuration, on which it goes on after a kill.
+			m.must(time.Minute, `put /data/config/appliance.yaml {interfaces: {eth0: {addresses: [10.0.2.15/24], gateway: 10.0.2.2}}, services: {mine: {type: echo, listen: "eth0:7"}}, drain: {announce: 0s, deadline: 5s}}`)
+			m.tell("kill-appliance")
+			m.expect(time.Minute, "serving service=mine")
+			m.expect(time.Minute, "the appliance is ready")
+			live := m.echo()
+			m.say(live, 10*time.Second, "before the update")
+
 			m.must(time.Minute, "update install /dev/vdb --reboot")
-			m.ready("v2")
+			if n, err := live.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("the connection that the update drains ends with %d bytes and %v, want FIN", n, err)
+			}
+			_ = live.Close() // our FIN; without it the box would wait, and reset
+			m.expect(time.Minute, "drained clean=1 reset=0 unacked=0")
+			m.expect(bootTime, "release=\"v2 ")
+			m.expect(bootTime, "connections of the last run are still in TIME-WAIT")
+			m.expect(bootTime, "serving service=mine")
+			m.expect(bootTime, "the appliance is ready")
+			m.say(m.echo(), 10*time.Second, "after the update")
 			m.expect(time.Minute, "slot is good slot=B")
 			s := m.story()
 			if s.Slot != "B" || s.Trial || len(s.Updates) != 1 || s.Updates[0].Result != boot.Good {
@@ -494,6 +551,24 @@ func TestAKilledApplianceIsStartedAgain(t *testing.T) {
 	m.expect(20*time.Second, "the appliance is ready")
 	if s := m.story(); len(s.Boots) != 1 || s.Appliance == 0 {
 		t.Errorf("%d boots, appliance %d", len(s.Boots), s.Appliance)
+	}
+}
+
+// A reboot that is planned takes the connections along.
+func TestConnectionsOutliveAReboot(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) {
+			f := needFactory(t, arch)
+			m := f.boot(t)
+			m.ready("v1")
+			c := m.echo()
+			m.say(c, 10*time.Second, "before the reboot")
+			m.must(time.Minute, "reboot")
+			m.expect(time.Minute, "connections are saved")
+			m.ready("v1")
+			m.say(c, time.Minute, "after the reboot")
+		})
 	}
 }
 
