@@ -17,7 +17,7 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo",
+		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "internal/provision", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo",
 		"internal/boot", "image/bundle"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 	"internal/boot":         {"image/bundle", "image/slot"},
 	"internal/dhcp":         {},
 	"internal/console":      {},
+	"internal/provision":    {"internal/history"},
 	"internal/sshd":         {"internal/console"},
 	"internal/lab":          {},
 	"internal/lab/labtest":  {"internal/lab"},

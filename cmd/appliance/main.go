@@ -37,7 +37,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Action:               noCommand,
 		Commands: []*cli.Command{
 			runCommand(), checkCommand(), demoCommand(),
-			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), nicCommand(), imageCommand(), qemuCommand(),
+			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), consoleCommand(), passwdCommand(), provisionCommand(), nicCommand(), imageCommand(), qemuCommand(),
 			updateCommand(), rebootCommand(), poweroffCommand(), factoryResetCommand(), boxLogCommand(), confinedCommand(), versionCommand(),
 		},
 	}

@@ -31,6 +31,7 @@ func sabotage(o boot.Options) boot.Options {
 		o.Prepare = func() error { forever(); return nil }
 		return o
 	}
+	o.NoConsole = true // its place is taken
 	var deaf atomic.Bool
 	newLog := o.NewLog
 	o.NewLog = func(w io.Writer) *slog.Logger {

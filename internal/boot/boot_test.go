@@ -405,6 +405,12 @@ func TestTheClockNeverGoesBack(t *testing.T) {
 	if got := latest(early, time.Time{}, late); got != late {
 		t.Errorf("got %v, want the firmware's", got)
 	}
+	if got := kernelBuilt("#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-10)"); !got.Equal(time.Date(2026, 11, 10, 0, 0, 0, 0, time.UTC)) {
+		t.Errorf("the kernel is of %v", got)
+	}
+	if got := kernelBuilt("#1 SMP"); !got.IsZero() {
+		t.Errorf("a kernel without a date is of %v", got)
+	}
 	b := testBox(t)
 	b.saveClock(false)
 	if got := readTime(b.path("data/init/clock")); time.Since(got) > time.Minute || time.Since(got) < -time.Second {

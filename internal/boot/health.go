@@ -68,6 +68,7 @@ func (b *Box) tick(now time.Time) {
 	if a.exited == nil && !now.Before(a.next) {
 		b.run()
 	}
+	b.keepLogin(now)
 	if !b.asking && a.ready && now.Sub(b.asked) >= askEvery {
 		b.asked = now
 		b.ask()

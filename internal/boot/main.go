@@ -53,6 +53,8 @@ func (b *Box) boot() {
 	if b.o.Prepare != nil {
 		b.warn("prepare", b.o.Prepare())
 	}
+	b.provide()
+	b.findConsole()
 	b.limits()
 }
 
@@ -295,6 +297,8 @@ func (b *Box) serve() Order {
 			b.answered(a)
 		case status := <-b.appliance.exited:
 			b.exitedWith(status)
+		case <-b.login.exited:
+			b.login.exited = nil
 		case s := <-signals:
 			b.order(Order{Kind: Reboot, Why: "asked by " + strings.ToLower(s.String())})
 		case o := <-b.orders:

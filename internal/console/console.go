@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -44,6 +46,8 @@ type Prompt struct {
 	term     *term.Terminal
 	raw      io.Reader
 	reading  sync.WaitGroup
+	idle     time.Duration // how long a line is waited for; 0 is for ever
+	over     bool          // Run returns after the command that has set it
 }
 
 // screen writes to a terminal in raw mode.
@@ -71,9 +75,16 @@ type readWriter struct {
 // New makes a prompt on a terminal in raw mode; text stands before each line.
 func New(rw io.ReadWriter, text string, commands Commands) *Prompt {
 	p := &Prompt{commands: commands, text: text, in: newInput(), out: &screen{w: rw}, raw: rw}
-	p.term = term.NewTerminal(readWriter{p.in, rw}, text)
-	p.term.AutoCompleteCallback = p.complete
+	p.renew()
 	return p
+}
+
+// renew makes the line editor anew: one that has seen ^D sees it again.
+func (p *Prompt) renew() {
+	p.in.onInterrupt(nil)
+	p.over = false
+	p.term = term.NewTerminal(readWriter{p.in, p.out.w}, p.text)
+	p.term.AutoCompleteCallback = p.complete
 }
 
 // Resize says how large the terminal is.
@@ -88,27 +99,17 @@ func (p *Prompt) Resize(columns, lines int) {
 // Say writes a line or more.
 func (p *Prompt) Say(text string) { fmt.Fprint(p.out, text) }
 
-// Begin starts to read. It must come before Password and Run; the goroutine ends
+// Begin starts to read. It must come before Run; the goroutine ends
 // with the terminal's input, and Wait waits for it.
 func (p *Prompt) Begin() { p.reading.Go(func() { p.in.pump(p.raw) }) }
 
 // Wait waits until the terminal's input has ended.
 func (p *Prompt) Wait() { p.reading.Wait() }
 
-// Password asks for one; it is not shown. An error is the end of the input.
-func (p *Prompt) Password(ask string) (string, error) { return p.term.ReadPassword(ask) }
-
-// Line asks for a line.
-func (p *Prompt) Line(ask string) (string, error) {
-	p.term.SetPrompt(ask)
-	defer p.term.SetPrompt(p.text)
-	return p.term.ReadLine()
-}
-
 // Run returns at the end of the input, or when ctx ends and a command was running.
 func (p *Prompt) Run(ctx context.Context) error {
 	for {
-		line, err := p.term.ReadLine()
+		line, err := p.line()
 		switch {
 		case errors.Is(err, term.ErrPasteIndicator): // a pasted line is a line
 		case errors.Is(err, io.EOF):
@@ -130,7 +131,18 @@ func (p *Prompt) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if p.over {
+			return nil
+		}
 	}
+}
+
+// line waits for a line, for as long as idle says.
+func (p *Prompt) line() (string, error) {
+	if p.idle > 0 {
+		defer time.AfterFunc(p.idle, p.in.giveUp).Stop()
+	}
+	return p.term.ReadLine()
 }
 
 // Once runs one command and returns its status; ^C ends it.
@@ -195,10 +207,7 @@ func (p *Prompt) complete(line string, pos int, key rune) (string, int, bool) {
 	if len(found) == 1 {
 		common += " "
 	} else if common == last {
-		for _, f := range found {
-			fmt.Fprintf(p.term, "%s  ", f)
-		}
-		fmt.Fprintln(p.term)
+		fmt.Fprintln(p.term, strings.Join(found, "  ")) // at once: the line is drawn again
 		return line, pos, true
 	}
 	head = head[:len(head)-len(last)] + common

@@ -113,3 +113,18 @@ func (in *input) onInterrupt(f func()) {
 	}
 	in.between, in.early = false, false
 }
+
+// giveUp ends what is read, as ^D does.
+func (in *input) giveUp() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.held, in.cut = nil, true
+	in.more.Broadcast()
+}
+
+// ended reports whether nothing more comes.
+func (in *input) ended() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.err != nil && len(in.held) == 0
+}
