@@ -1,9 +1,7 @@
 package disk
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"github.com/diskfs/go-diskfs/backend/file"
@@ -24,9 +22,6 @@ func Add(f *os.File, files []File) error {
 		return fmt.Errorf("read the EFI system partition: %w", err)
 	}
 	for _, one := range files {
-		if err := fsys.Remove(one.Path[1:]); err != nil && !missing(img, one.Path) {
-			return fmt.Errorf("replace %s: %w", one.Path, err)
-		}
 		if err := writeFile(fsys, one); err != nil {
 			return err
 		}
@@ -36,9 +31,4 @@ func Add(f *os.File, files []File) error {
 	}
 	_, err = Check(f)
 	return err
-}
-
-func missing(img *Image, name string) bool {
-	_, err := img.ReadFile(name)
-	return errors.Is(err, fs.ErrNotExist)
 }

@@ -113,7 +113,8 @@ func writeFile(fsys *fat32.FileSystem, f File) error {
 			return fmt.Errorf("make %s: %w", dir, err)
 		}
 	}
-	out, err := fsys.OpenFile(f.Path[1:], os.O_CREATE|os.O_RDWR)
+	// Not Remove for a file that is there: go-diskfs would leave its clusters taken.
+	out, err := fsys.OpenFile(f.Path[1:], os.O_CREATE|os.O_RDWR|os.O_TRUNC)
 	if err != nil {
 		return fmt.Errorf("make %s: %w", f.Path, err)
 	}

@@ -14,7 +14,7 @@ type Module struct {
 	File    string // base name, as virtio_net.ko
 	Data    []byte
 	Depends []string // names of modules whose symbols it uses
-	Softdep []string // names that should be there before it
+	Softdep []string // names that should be there before it; once resolved, those that are
 	Aliases []string // patterns of hardware, and other names
 	Magic   string   // vermagic: the kernel it was built for
 	License string

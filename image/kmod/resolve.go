@@ -96,29 +96,32 @@ func (t *tree) place(c *Chosen, name string, way []string) error {
 			return fmt.Errorf("%s: %w", need, err)
 		}
 	}
-	for _, need := range m.Softdep {
-		// A soft dependency may name what this kernel doesn't have.
-		if err := t.placeSoft(c, need, way); err != nil && !errors.Is(err, errNoModule) {
-			return fmt.Errorf("%s: %w", need, err)
+	wishes := m.Softdep
+	m.Softdep = nil
+	for _, wish := range wishes {
+		found := t.wish(wish)
+		if found == "" || slices.Contains(way, found) {
+			continue // this kernel doesn't have it, or it wishes for us
 		}
+		if err := t.place(c, found, way); err != nil {
+			return fmt.Errorf("%s: %w", found, err)
+		}
+		m.Softdep = append(m.Softdep, found)
 	}
 	t.placed[name] = true
 	c.Modules = append(c.Modules, m)
 	return nil
 }
 
-// placeSoft also finds a module by an alias: ext4 asks for "crc32c", which is
-// crc32c_generic.
-func (t *tree) placeSoft(c *Chosen, name string, way []string) error {
+// wish is the module that a soft dependency means, "" if there is none. It may
+// be an alias: ext4 asks for "crc32c", which is crc32c_generic.
+func (t *tree) wish(name string) string {
 	for _, try := range []string{name, name + "_generic"} {
 		if _, there := t.files[try]; there || t.builtin[try] {
-			if slices.Contains(way, try) {
-				return nil // a wish, not a need
-			}
-			return t.place(c, try, way)
+			return try
 		}
 	}
-	return errNoModule
+	return ""
 }
 
 func (t *tree) module(name string) (*Module, error) {
