@@ -53,6 +53,7 @@ func (b *Box) boot() {
 	if b.o.Prepare != nil {
 		b.warn("prepare", b.o.Prepare())
 	}
+	b.firstConfig()
 	b.provide()
 	b.findConsole()
 	b.limits()
