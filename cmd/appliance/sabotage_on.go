@@ -32,7 +32,7 @@ func sabotage(o boot.Options) boot.Options {
 		return o
 	}
 	o.NoConsole = true // its place is taken
-	var deaf atomic.Bool
+	var deaf atomic.Int32
 	newLog := o.NewLog
 	o.NewLog = func(w io.Writer) *slog.Logger {
 		return slog.New(deafHandler{newLog(w).Handler(), &deaf})
@@ -54,21 +54,30 @@ func forever() {
 	}
 }
 
-// deafHandler holds up whoever logs: so the health loop hangs.
+const (
+	hangs  = 1
+	panics = 2
+)
+
+// deafHandler holds up whoever logs, or makes it panic: so the health loop does.
 type deafHandler struct {
 	slog.Handler
-	deaf *atomic.Bool
+	deaf *atomic.Int32
 }
 
 func (h deafHandler) Handle(ctx context.Context, r slog.Record) error {
-	if h.deaf.Load() {
+	switch h.deaf.Load() {
+	case hangs:
 		forever()
+	case panics:
+		h.deaf.Store(0)
+		panic("asked for")
 	}
 	return h.Handler.Handle(ctx, r)
 }
 
 // commands runs what comes on the console, a line each, and ends each answer with its status.
-func commands(deaf *atomic.Bool) {
+func commands(deaf *atomic.Int32) {
 	f, err := os.OpenFile("/dev/console", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		return
@@ -84,10 +93,11 @@ func commands(deaf *atomic.Bool) {
 		case "kill-appliance":
 			signalAppliance(syscall.SIGKILL)
 		case "hang-init":
-			deaf.Store(true)
+			deaf.Store(hangs)
 			signalAppliance(syscall.SIGKILL)
 		case "panic-init":
-			panic("asked for")
+			deaf.Store(panics)
+			signalAppliance(syscall.SIGKILL)
 		case "crash-kernel":
 			_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 		case "show":
