@@ -23,6 +23,7 @@ import (
 	"github.com/lastack/lastack/image"
 	"github.com/lastack/lastack/image/bundle"
 	"github.com/lastack/lastack/image/cpio"
+	"github.com/lastack/lastack/image/disk"
 	"github.com/lastack/lastack/image/vm"
 	"github.com/lastack/lastack/internal/boot"
 )
@@ -241,22 +242,28 @@ type machine struct {
 	config vm.Config
 }
 
-// boot starts a box whose disk is fresh from the factory. The bundles are its second disk and
-// those that follow: /dev/vdb, /dev/vdc. Its echo service is at echo().
+// boot starts a box, as prepare says.
 func (f *factory) boot(t *testing.T, bundles ...string) *machine {
 	t.Helper()
-	port := freePort(t)
-	dir := t.TempDir()
-	disk := filepath.Join(dir, "disk")
-	run(t, "cp", "--sparse=always", f.disk, disk)
-	c := vm.Config{Arch: f.arch, Disk: disk, Vars: filepath.Join(dir, "vars"), Alone: true, Forwards: []vm.Forward{{Host: port, Guest: 7}}}
-	for i, b := range bundles {
-		c.Extra = append(c.Extra, "-drive", fmt.Sprintf("if=none,id=b%d,format=raw,readonly=on,file=%s", i, b), "-device", fmt.Sprintf("virtio-blk-pci,drive=b%d", i))
-	}
-	m := &machine{t: t, config: c}
+	m := f.prepare(t, bundles...)
 	m.powerOn()
 	t.Cleanup(m.powerCut)
 	return m
+}
+
+// prepare makes a box whose disk is fresh from the factory. The bundles are its second disk and
+// those that follow: /dev/vdb, /dev/vdc. Its echo service is at echo().
+func (f *factory) prepare(t *testing.T, bundles ...string) *machine {
+	t.Helper()
+	port := freePort(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "disk")
+	run(t, "cp", "--sparse=always", f.disk, path)
+	c := vm.Config{Arch: f.arch, Disk: path, Vars: filepath.Join(dir, "vars"), Alone: true, Forwards: []vm.Forward{{Host: port, Guest: 7}}}
+	for i, b := range bundles {
+		c.Extra = append(c.Extra, "-drive", fmt.Sprintf("if=none,id=b%d,format=raw,readonly=on,file=%s", i, b), "-device", fmt.Sprintf("virtio-blk-pci,drive=b%d", i))
+	}
+	return &machine{t: t, config: c}
 }
 
 // freePort is one of 127.0.0.1 that nobody listened on a moment ago.
@@ -644,6 +651,30 @@ func TestThePowerIsCutWhileAConfigurationIsApplied(t *testing.T) {
 	if s := m.story(); len(s.Problems) > 0 || len(s.Boots) < 2 {
 		t.Errorf("problems %v, %d boots", s.Problems, len(s.Boots))
 	}
+}
+
+// What an operator has put on the EFI partition is taken at the first boot.
+func TestSettingsAreTakenFromTheEFIPartition(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.prepare(t)
+	d, err := os.OpenFile(m.config.Disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := `{interfaces: {eth0: {dhcp: true}}, services: {mine: {type: echo, listen: "eth0:7"}}}` + "\n"
+	if err := errors.Join(disk.Add(d, []disk.File{{Path: "/lastack.yaml", Data: []byte(text)}}), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	m.powerOn()
+	t.Cleanup(m.powerCut)
+	m.expect(bootTime, "lastack.yaml is taken")
+	m.expect(bootTime, "serving service=mine")
+	m.expect(bootTime, "the appliance is ready")
+	m.say(m.echo(), 10*time.Second, "hello")
+	m.must(time.Minute, "reboot --drain")
+	m.expect(bootTime, "lastack.yaml was taken before")
+	m.expect(bootTime, "serving service=mine")
 }
 
 // The data partition's super block is lost: e2fsck makes it again from a copy, and what was known is there.
