@@ -69,6 +69,10 @@ func (b *Box) tick(now time.Time) {
 		b.run()
 	}
 	b.keepLogin(now)
+	if now.Sub(b.checked) >= askEvery {
+		b.checked = now
+		b.checkWritable()
+	}
 	if !b.asking && a.ready && now.Sub(b.asked) >= askEvery {
 		b.asked = now
 		b.ask()
