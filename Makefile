@@ -9,7 +9,7 @@ GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -pgo=$(PGO) -ldf
 LINT      = $(GO) tool -modfile=internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-short race lint bench pgo soak fuzz clean need-go
+.PHONY: help demo build test test-image test-short race lint bench pgo soak fuzz clean need-go
 
 help: ## this list
 	@echo 'Lastack: every connection gets its last ACK. Targets:'
@@ -58,6 +58,9 @@ pgo: need-go bin/appliance ## renew bench/appliance.pgo, the profile that the co
 
 soak: need-go ## the long tests, for half an hour: kill -9 in the middle of everything, upgrades under load
 	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|Drains' ./cmd/appliance
+
+test-image: need-go ## every way an image may boot, be updated and fail, in QEMU (an hour)
+	APPLIANCE_IMAGE_TEST=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 3h -v ./image ./internal/boot
 
 fuzz: need-go ## every fuzz target for a minute each
 	@for p in $$($(GO) list ./...); do \

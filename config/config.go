@@ -32,6 +32,7 @@ type Interface struct {
 	MTU       int            // bytes; 0 leaves the card's MTU
 	Queues    int            // rx sockets in one PACKET_FANOUT group; 0 picks by cores
 	AcceptRA  bool           // IPv6 router advertisements are obeyed (RFC 4861 6.3)
+	DHCP      bool           // one more IPv4 address comes from a DHCP server (RFC 2131)
 	Pos       Pos
 }
 
@@ -65,7 +66,7 @@ type Listen struct {
 	Interface string     // "" when an address was given
 	Addr      netip.Addr // zero when an interface was named
 	Port      uint16
-	Addrs     []netip.AddrPort // what this means: one per address of the interface
+	Addrs     []netip.AddrPort // what this means: one per address of the interface in the file; see Service.With
 	Pos       Pos
 }
 
@@ -86,7 +87,22 @@ type Drain struct {
 
 // Admin is where the daemon answers the command line.
 type Admin struct {
-	Socket string // unix socket path; "" = off
+	Socket  string // unix socket path; "" = off
+	SSH     SSH
+	Console Console
+}
+
+// SSH is where the command line is served on a network, and for whom.
+type SSH struct {
+	Listen             []Listen // none = off
+	AuthorizedKeys     []string // lines of ssh-keygen
+	AuthorizedKeysFile string   // more of them; "" = none
+	HostKey            string   // "" = in the state directory
+}
+
+// Console is how one logs in on a serial line.
+type Console struct {
+	PasswordHash string // bcrypt; "" = that in the state directory, if there is one
 }
 
 // State says what the daemon remembers in its state directory.

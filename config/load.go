@@ -67,6 +67,6 @@ func (p *parser) config(c *Config, root value) {
 	c.Policies = p.policies(found["policies"])
 	c.Services = p.services(found["services"], &net, c.Policies)
 	c.Drain = p.drain(found["drain"])
-	c.Admin = p.admin(found["admin"])
+	c.Admin = p.admin(found["admin"], &net, c.Services)
 	c.State = p.state(found["state"])
 }

@@ -59,6 +59,9 @@ type Service interface {
 	// Kill ends a live connection, Probe asks whether its peers live; both
 	// return ErrUnknown if the service does not have it.
 	Kill(id uint64, how string) error
+	// Forsake ends the connections that are on an address of ours, with RST, and
+	// returns how many there were.
+	Forsake(addr netip.Addr) int
 	Probe(ctx context.Context, id uint64) (Probed, error)
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/sshd"
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
@@ -28,7 +29,9 @@ import (
 // advertisements (stack), one event loop for each thread (loops), one that
 // accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
 // the one that gives memory back (tidy) and the signs of life (manager). The
-// keeper has one that writes the journals, and after a crash one that sweeps.
+// keeper has one that writes the journals, and after a crash one that sweeps; the
+// leases have two for each interface with DHCP; SSH (ssh) has one for each listener
+// and some for each connection.
 type daemon struct {
 	cfg       atomic.Pointer[config.Config] // that is in force
 	log       *slog.Logger
@@ -59,6 +62,8 @@ type daemon struct {
 	supervisor *services.Supervisor
 	admin      *admin.Server
 	keeper     *keeper // nil without a journal
+	leases     *leases
+	ssh        *sshd.Server // nil without admin.ssh
 }
 
 // conf is the configuration that is in force.
@@ -81,6 +86,7 @@ func (d *daemon) start(ctx context.Context) error {
 		clock, loops = t.state.Clock+t.gap, t.state.Loops+t.gap
 	}
 	d.clock = stack.NewClock(clock)
+	d.leases = newLeases(d)
 	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock})
 	links, err := d.openCards()
 	if err != nil {
@@ -93,9 +99,13 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	d.stack, err = stack.New(ctx, stack.Options{
 		Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Owned: d.taking != nil, Log: d.log, Clock: d.clock,
+		OnAddress: d.leases.advertise,
 	})
 	if err != nil {
 		return err
+	}
+	if d.taking != nil {
+		d.leases.takeOver(d.taking.state)
 	}
 	d.loops = services.NewLoops(services.LoopOptions{N: runtime.GOMAXPROCS(0), Log: d.log, Since: loops})
 	if d.taking != nil {
@@ -126,16 +136,19 @@ func (d *daemon) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.startSSH(); err != nil {
+		return err
+	}
 	if d.conf().State.Journal {
 		d.keeper = keep(d)
 	}
-	return nil
+	return d.leases.start()
 }
 
 // renew makes it as before start, after stop.
 func (d *daemon) renew() {
 	d.taking, d.nics, d.gate, d.cards, d.endpoints, d.delays = nil, nil, stack.Gate{}, nil, nil, nil
-	d.stack, d.loops, d.supervisor, d.admin, d.keeper = nil, nil, nil, nil, nil
+	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases, d.ssh = nil, nil, nil, nil, nil, nil, nil
 }
 
 // openCards claims the cards and starts their endpoints, all of them or an
@@ -143,7 +156,7 @@ func (d *daemon) renew() {
 func (d *daemon) openCards() ([]stack.Link, error) {
 	links := make([]stack.Link, 0, len(d.conf().Interfaces))
 	for n, i := range d.conf().Interfaces {
-		o := netif.EndpointOptions{Queues: i.Queues, Log: d.log}
+		o := netif.EndpointOptions{Queues: i.Queues, Log: d.log, OnLink: func(up bool) { d.leases.link(i.Name, up) }}
 		var mac [6]byte
 		o.Paused = d.taking != nil
 		if t := d.taking; t != nil && t.line != nil {
@@ -180,7 +193,7 @@ func (d *daemon) makeServices() ([]services.Service, error) {
 	conf := d.conf()
 	all := make([]services.Service, 0, len(conf.Services))
 	for _, c := range conf.Services {
-		one, err := d.makeService(c, conf.Policies[c.Policy])
+		one, err := d.makeService(d.leases.listening(c), conf.Policies[c.Policy])
 		if err != nil {
 			return nil, err
 		}
@@ -205,6 +218,11 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	report := d.supervisor.Drain(stop.hurry, d.conf().Drain.For("shutdown"))
 	close(done)
 	progress.Wait()
+	if d.ssh != nil { // the last, so that the drain can be watched
+		if err := d.ssh.Close(); err != nil {
+			d.log.Warn("SSH did not end cleanly", "error", err)
+		}
+	}
 
 	ctx, end := context.WithTimeout(stop.quit, d.conf().Drain.For("shutdown").FinGrace)
 	defer end()
@@ -290,6 +308,12 @@ func (d *daemon) stop() error {
 	}
 	if d.keeper != nil {
 		d.keeper.close()
+	}
+	if d.leases != nil {
+		d.leases.close()
+	}
+	if d.ssh != nil {
+		errs = append(errs, d.ssh.Close())
 	}
 	if d.supervisor != nil {
 		d.supervisor.Close()

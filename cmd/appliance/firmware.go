@@ -24,9 +24,9 @@ func firmware() boot.Options {
 	}
 }
 
-// adminOf is the client of the appliance that runs on a configuration, nil if that
+// adminClient is the client of the appliance that runs on a configuration, nil if that
 // has no socket.
-func adminOf(file string) (*admin.Client, error) {
+func adminClient(file string) (*admin.Client, error) {
 	cfg, err := config.Load(file)
 	if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func adminOf(file string) (*admin.Client, error) {
 // probe asks the appliance how it is. One without a socket is taken at its
 // word: it was ready, and gives signs of life.
 func probe(ctx context.Context, file string) (h boot.Health, err error) {
-	client, err := adminOf(file)
+	client, err := adminClient(file)
 	if err != nil {
 		return h, err
 	}
@@ -69,7 +69,7 @@ func probe(ctx context.Context, file string) (h boot.Health, err error) {
 
 // suspendThe makes the appliance save its connections and end.
 func suspendThe(ctx context.Context, file string) error {
-	client, err := adminOf(file)
+	client, err := adminClient(file)
 	if err != nil {
 		return err
 	}

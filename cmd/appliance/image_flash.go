@@ -52,7 +52,7 @@ func imageFlashAction(c *cli.Context) error {
 	}
 	job := flash.Job{Image: c.Args().First(), To: c.String("to")}
 	var err error
-	if job.Add, err = provision(c); err != nil {
+	if job.Add, err = provisionDisk(c); err != nil {
 		return err
 	}
 	if _, err := os.Stat(job.Image); err != nil {
@@ -76,7 +76,7 @@ func imageFlashAction(c *cli.Context) error {
 
 // provision are the user's files for the first boot; a configuration that the
 // box would refuse is refused here.
-func provision(c *cli.Context) ([]disk.File, error) {
+func provisionDisk(c *cli.Context) ([]disk.File, error) {
 	var files []disk.File
 	for flag, path := range map[string]string{"config": image.ProvisionConfig, "authorized-keys": image.ProvisionKeys} {
 		name := c.String(flag)

@@ -37,7 +37,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Action:               noCommand,
 		Commands: []*cli.Command{
 			runCommand(), checkCommand(), demoCommand(),
-			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), nicCommand(), imageCommand(), qemuCommand(),
+			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), consoleCommand(), passwdCommand(), provisionCommand(), nicCommand(), imageCommand(), qemuCommand(),
 			updateCommand(), rebootCommand(), poweroffCommand(), factoryResetCommand(), boxLogCommand(), confinedCommand(), versionCommand(),
 		},
 	}
@@ -45,7 +45,11 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 
 // execute runs one command line and gives its exit status.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := newApp(stdout, stderr)
+	return perform(ctx, newApp(stdout, stderr), args, stderr)
+}
+
+// perform runs one command line of an app.
+func perform(ctx context.Context, app *cli.App, args []string, stderr io.Writer) int {
 	for _, c := range app.Commands {
 		strict(c)
 	}

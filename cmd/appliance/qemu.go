@@ -127,7 +127,7 @@ func qemuDisk(c *cli.Context, m *vm.Config, tmp string) error {
 
 // qemuFiles is what the user gives the box, or what shows it at work.
 func qemuFiles(c *cli.Context) ([]disk.File, error) {
-	files, err := provision(c)
+	files, err := provisionDisk(c)
 	if err != nil {
 		return nil, err
 	}

@@ -215,11 +215,17 @@ func (d *daemon) ConfigDiff() (admin.ConfigDiff, error) {
 	return d.compare(next)
 }
 
+// live are keys of those sections that count at once.
+var live = []string{"admin.ssh.authorized_keys", "admin.ssh.authorized_keys_file", "admin.console.password_hash"}
+
 // reloadable tells what needs a restart.
 func reloadable(diff admin.ConfigDiff) error {
 	for _, c := range diff.Changes {
 		switch c.Section() {
 		case "interfaces", "admin", "state":
+			if slices.Contains(live, c.Key) {
+				continue
+			}
 			return fmt.Errorf("%s changes, which needs a restart: cards and sockets are taken at the start. Nothing is changed", c.Key)
 		}
 	}
@@ -255,7 +261,7 @@ func (d *daemon) putInForce(next *config.Config) error {
 	how := next.Drain.For("reload")
 	before, after := map[string]services.Service{}, map[string]config.Service{}
 	for _, c := range next.Services {
-		after[c.Name] = c
+		after[c.Name] = d.leases.listening(c)
 	}
 	maps.DeleteFunc(d.retired, func(s services.Service, _ bool) bool { return s.Phase() == services.Closed })
 	for _, s := range d.supervisor.Services() {
@@ -275,6 +281,7 @@ func (d *daemon) putInForce(next *config.Config) error {
 	var errs []error
 	for _, c := range next.Services {
 		policy := next.Policies[c.Policy]
+		c = after[c.Name]
 		if s := before[c.Name]; s != nil {
 			errs = append(errs, s.Update(c, policy, how))
 			continue

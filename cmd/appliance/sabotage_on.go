@@ -31,7 +31,8 @@ func sabotage(o boot.Options) boot.Options {
 		o.Prepare = func() error { forever(); return nil }
 		return o
 	}
-	var deaf atomic.Bool
+	o.NoConsole = true // its place is taken
+	var deaf atomic.Int32
 	newLog := o.NewLog
 	o.NewLog = func(w io.Writer) *slog.Logger {
 		return slog.New(deafHandler{newLog(w).Handler(), &deaf})
@@ -53,21 +54,30 @@ func forever() {
 	}
 }
 
-// deafHandler holds up whoever logs: so the health loop hangs.
+const (
+	hangs  = 1
+	panics = 2
+)
+
+// deafHandler holds up whoever logs, or makes it panic: so the health loop does.
 type deafHandler struct {
 	slog.Handler
-	deaf *atomic.Bool
+	deaf *atomic.Int32
 }
 
 func (h deafHandler) Handle(ctx context.Context, r slog.Record) error {
-	if h.deaf.Load() {
+	switch h.deaf.Load() {
+	case hangs:
 		forever()
+	case panics:
+		h.deaf.Store(0)
+		panic("asked for")
 	}
 	return h.Handler.Handle(ctx, r)
 }
 
 // commands runs what comes on the console, a line each, and ends each answer with its status.
-func commands(deaf *atomic.Bool) {
+func commands(deaf *atomic.Int32) {
 	f, err := os.OpenFile("/dev/console", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		return
@@ -83,12 +93,23 @@ func commands(deaf *atomic.Bool) {
 		case "kill-appliance":
 			signalAppliance(syscall.SIGKILL)
 		case "hang-init":
-			deaf.Store(true)
+			deaf.Store(hangs)
 			signalAppliance(syscall.SIGKILL)
 		case "panic-init":
-			panic("asked for")
+			deaf.Store(panics)
+			signalAppliance(syscall.SIGKILL)
 		case "crash-kernel":
 			_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+		case "show":
+			text, err := os.ReadFile(strings.ReplaceAll(words[1], "APPLIANCE", fmt.Sprint(appliancePID())))
+			fmt.Fprintf(f, "%s\r\n%v\r\n<exit 0>\r\n", text, err)
+		case "put": // FILE, and a line of text
+			err := os.WriteFile(words[1], []byte(strings.Join(words[2:], " ")+"\n"), 0o644)
+			fmt.Fprintf(f, "%v\r\n<exit 0>\r\n", err)
+		case "confined":
+			// Another process: this one must stay as it is.
+			out, _ := run(append([]string{boot.ConfinedCommand, "--"}, words[1:]...))
+			fmt.Fprintf(f, "%s\r\n<exit 0>\r\n", out)
 		default:
 			var out strings.Builder
 			code := execute(context.Background(), append([]string{"appliance"}, words...), &out, &out)
@@ -98,9 +119,32 @@ func commands(deaf *atomic.Bool) {
 }
 
 func signalAppliance(s syscall.Signal) {
-	if st, err := boot.NewClient(boot.ControlSocket).Status(context.Background()); err == nil && st.Appliance > 0 {
-		_ = syscall.Kill(st.Appliance, s)
+	if pid := appliancePID(); pid > 0 {
+		_ = syscall.Kill(pid, s)
 	}
+}
+
+func appliancePID() int {
+	st, err := boot.NewClient(boot.ControlSocket).Status(context.Background())
+	if err != nil {
+		return 0
+	}
+	return st.Appliance
+}
+
+// run is a process of this binary, and what it says; process 1's reaper takes its status.
+func run(args []string) (string, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	_, err = os.StartProcess("/init", append([]string{"appliance"}, args...), &os.ProcAttr{Dir: "/", Files: []*os.File{nil, w, w}})
+	_ = w.Close()
+	if err != nil {
+		return "", err
+	}
+	out, err := io.ReadAll(r)
+	return string(out), err
 }
 
 // sabotageAppliance is the appliance's own.

@@ -52,6 +52,9 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nTCP states: %s\n", counts(s.TCP))
+	if s.SSH != nil {
+		fmt.Fprintf(w, "SSH on %s: %d logged in; %s\n", join(s.SSH.Listen), s.SSH.LoggedIn, counts(s.SSH.Counters))
+	}
 	if s.Sweep != nil {
 		fmt.Fprintln(w, sweepLine(s.Sweep))
 	}
@@ -98,7 +101,43 @@ func writeInterfaces(w io.Writer, all []admin.Interface) error {
 			size(i.Counters["tx_bytes"]), drops(i.Counters))
 	}
 	fmt.Fprintln(w)
-	return t.write(w)
+	if err := t.write(w); err != nil {
+		return err
+	}
+	for _, i := range all {
+		if i.DHCP != nil {
+			fmt.Fprintf(w, "%s by DHCP: %s\n", i.Name, leaseText(i.DHCP))
+		}
+	}
+	return nil
+}
+
+// leaseText tells of a card's lease in a line.
+func leaseText(l *admin.DHCP) string {
+	if !l.Address.IsValid() {
+		text := fmt.Sprintf("no address (%s, %s without an answer)", l.State, count(l.Tries, "message"))
+		if l.Error != "" {
+			text += ": " + l.Error
+		}
+		return text
+	}
+	left := "for ever"
+	if l.Left != nil {
+		left = "for " + span(*l.Left) + " more"
+	}
+	text := fmt.Sprintf("%s from %s, %s, %s", l.Address, l.Server, left, l.State)
+	if l.Unconfirmed {
+		text += ", of the run before: no server answers"
+	}
+	for _, more := range []struct {
+		what  string
+		addrs []netip.Addr
+	}{{"router", l.Routers}, {"DNS", l.DNS}, {"NTP", l.NTP}} {
+		for _, a := range more.addrs {
+			text += fmt.Sprintf(", %s %s", more.what, a)
+		}
+	}
+	return text
 }
 
 // sweepLine tells what the start after a crash has done.

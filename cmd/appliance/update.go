@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"aead.dev/minisign"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/lastack/lastack/image/bundle"
 	"github.com/lastack/lastack/internal/boot"
+	"github.com/lastack/lastack/services/admin"
 )
 
 func updateCommand() *cli.Command {
@@ -33,12 +35,12 @@ func updateCommand() *cli.Command {
 
 func updateInstallCommand() *cli.Command {
 	return &cli.Command{
-		Name: "install", Usage: "write a bundle to the other slot; - reads standard input", ArgsUsage: "FILE",
+		Name: "install", Usage: "write a bundle to the other slot; - reads standard input", ArgsUsage: "FILE|URL",
 		Description: "Nothing changes unless the bundle is whole, for this box and signed by one of\n" +
 			"its update keys. From another machine:\n\n" +
 			"   ssh admin@box update install --reboot - < lastack.bundle",
 		Flags: []cli.Flag{
-			boxFlag(), jsonFlag(),
+			boxFlag(), socketFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "downgrade", Usage: "an older release is meant"},
 			&cli.BoolFlag{Name: "reboot", Usage: "boot it at once; connections end in order before"},
 		},
@@ -48,7 +50,7 @@ func updateInstallCommand() *cli.Command {
 
 func updateInstallAction(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usageErr{errors.New("install wants one FILE, or - for standard input")}
+		return usageErr{errors.New("install wants one FILE or URL, or - for standard input")}
 	}
 	in, total, err := openBundle(c)
 	if err != nil {
@@ -75,8 +77,14 @@ func updateInstallAction(c *cli.Context) error {
 // openBundle opens the source; total is its size in bytes, 0 if that is not known.
 func openBundle(c *cli.Context) (in io.ReadCloser, total int64, err error) {
 	name := c.Args().First()
-	if name == "-" {
+	switch {
+	case name == "-":
 		return io.NopCloser(c.App.Reader), 0, nil
+	case strings.Contains(name, "://"):
+		body, size, err := admin.NewClient(c.String("socket")).Fetch(c.Context, name)
+		return body, max(size, 0), err
+	case remote(c):
+		return nil, 0, usageErr{fmt.Errorf("%q: %w; send it: ssh ... update install - < FILE", name, errRemoteFile)}
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -158,6 +166,9 @@ func updateBundleCommand() *cli.Command {
 }
 
 func updateBundleAction(c *cli.Context) (err error) {
+	if remote(c) {
+		return usageErr{errRemoteFile}
+	}
 	key, err := secretKey(c.String("key"), c.String("password"))
 	if err != nil {
 		return err
@@ -209,6 +220,9 @@ func updateKeyCommand() *cli.Command {
 }
 
 func updateKeyAction(c *cli.Context) error {
+	if remote(c) {
+		return usageErr{errRemoteFile}
+	}
 	name := c.Args().First()
 	if name == "" {
 		return usageErr{errors.New("key wants a NAME for the files")}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lastack/lastack/internal/dhcp"
 	"github.com/lastack/lastack/internal/handover"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
@@ -71,6 +73,9 @@ type handedState struct {
 	Cards    []handedCard               `json:"cards"`
 	Services map[string]*services.Saved `json:"services"`
 	Drains   []services.DrainRow        `json:"drains"` // oldest first
+	Leases   map[string]*dhcp.Lease     `json:"leases,omitempty"`
+	// Advertised are the addresses and routes by router advertisements.
+	Advertised []stack.Lease `json:"advertised,omitempty"`
 }
 
 type handedCard struct {
@@ -263,6 +268,7 @@ func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
 	defer d.gate.Hold(false)
 	begun := time.Now()
 	defer haste()()
+	d.hangUp(netip.Addr{}) // what is encrypted can't be handed over
 	d.shakeHands()
 	shaken := time.Now()
 	if err := d.comeToRest(); err != nil {
@@ -355,6 +361,7 @@ func (d *daemon) collect() (c *collected, files []*os.File, err error) {
 		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved), Drains: d.Drains(),
 	}}
 	slices.Reverse(c.state.Drains)
+	d.leases.handed(&c.state)
 	for i, ep := range d.endpoints {
 		sockets, err := ep.Sockets()
 		if err != nil {

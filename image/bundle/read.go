@@ -101,7 +101,7 @@ func (c *checked) Read(p []byte) (int, error) {
 	c.hash.Write(p[:n])
 	if errors.Is(err, io.EOF) {
 		if got := hex.EncodeToString(c.hash.Sum(nil)); got != c.file.SHA256 {
-			return n, fmt.Errorf("%s is damaged: its SHA-256 is %.16s... and the manifest says %.16s...", c.file.Name, got, c.file.SHA256)
+			return n, fmt.Errorf("%s is damaged: its SHA-256 begins with %.16s and the manifest says %.16s", c.file.Name, got, c.file.SHA256)
 		}
 		return n, io.EOF
 	}

@@ -2,12 +2,9 @@ package boot
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // User is the number of the appliance's user and group.
@@ -52,33 +49,15 @@ const ConfinedCommand = "confined"
 func (b *Box) run() {
 	a := &b.appliance
 	a.next = time.Now().Add(pause(a.failures))
-	r, w, err := os.Pipe()
+	p, exited, err := b.spawn(b.arguments(), nil, caps()...)
 	if err != nil {
-		b.failed("cannot start: " + err.Error())
-		return
-	}
-	args := append([]string{"appliance", ConfinedCommand, "--"}, b.arguments()...)
-	p, exited, err := b.procs.start(b.path("init"), args, &os.ProcAttr{
-		Dir: "/", Env: b.environment(), Files: []*os.File{nil, w, w},
-		Sys: &syscall.SysProcAttr{
-			Setsid:      true,
-			Credential:  &syscall.Credential{Uid: User, Gid: User, Groups: []uint32{}},
-			AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW},
-		},
-	})
-	_ = w.Close() // it has its own
-	if err != nil {
-		_ = r.Close()
-		b.failed("cannot start: " + err.Error())
+		b.failed("the appliance cannot be started: " + err.Error())
 		return
 	}
 	now := time.Now()
-	a.process, a.exited, a.started, a.sign, a.answered, a.ready, a.stopping = p, exited, now, now, now, false, false
+	*a = appliance{process: p, exited: exited, started: now, sign: now, answered: now, failures: a.failures, restarts: a.restarts, next: a.next, builtin: a.builtin}
+	b.heard = false
 	b.setPID(p.Pid)
-	b.start(func() {
-		_, _ = io.Copy(b.lines, r) // ends with the last process that has the other end
-		_ = r.Close()
-	})
 }
 
 // arguments are the appliance's own.

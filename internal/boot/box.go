@@ -28,11 +28,11 @@ const (
 
 // Options are what process 1 cannot know by itself.
 type Options struct {
-	NewLog  func(io.Writer) *slog.Logger
-	Probe   func(ctx context.Context, config string) (Health, error) // asks the appliance that runs on that configuration
-	Suspend func(ctx context.Context, config string) error           // makes it save its connections and end
-	Prepare func() error                                             // after data and ESP are mounted, before the first start; nil does nothing
-	Built   time.Time                                                // when the firmware was made
+	NewLog    func(io.Writer) *slog.Logger
+	Probe     func(ctx context.Context, config string) (Health, error) // asks the appliance that runs on that configuration
+	Suspend   func(ctx context.Context, config string) error           // makes it save its connections and end
+	Prepare   func() error                                             // for tests of boots: after data and ESP are mounted, before the appliance; nil does nothing
+	NoConsole bool                                                     // no login on the serial port
 }
 
 // Box is the machine.
@@ -65,9 +65,11 @@ type Box struct {
 
 	// Of the goroutine of serve alone.
 	appliance appliance
+	login     login
 	asking    bool
 	asked     time.Time
 	askErr    string
+	heard     bool // this run of the appliance has answered
 	answers   chan answer
 	notices   chan notice
 	orders    chan Order

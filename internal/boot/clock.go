@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -34,14 +35,34 @@ func readTime(file string) time.Time {
 	return t
 }
 
+// kernelDate is in the version of Debian's kernels: "#1 SMP Debian 6.1.192-2 (2026-11-10)".
+var kernelDate = regexp.MustCompile(`\((\d{4}-\d{2}-\d{2})\)`)
+
+// kernelBuilt is when the kernel was made, which is before now.
+func kernelBuilt(version string) time.Time {
+	m := kernelDate.FindStringSubmatch(version)
+	if m == nil {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.DateOnly, m[1])
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+func kernelVersion() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Version[:])
+}
+
 // setClock puts the clock forward if it is known to be late.
 func (b *Box) setClock() {
-	var built time.Time
-	if st, err := os.Stat(b.path("etc/lastack/version")); err == nil {
-		built = st.ModTime() // what the builder gives all files of an initramfs: SOURCE_DATE_EPOCH
-	}
 	now := time.Now()
-	to := latest(now, readTime(b.path("data/init/clock")), built)
+	to := latest(now, readTime(b.path("data/init/clock")), kernelBuilt(kernelVersion()))
 	if !to.After(now) {
 		return
 	}

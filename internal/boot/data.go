@@ -194,6 +194,23 @@ func (b *Box) makeDirs() {
 	}
 }
 
+// firstConfig gives the operator's configuration its beginning: the built-in one. Changes go to it from
+// then on.
+func (b *Box) firstConfig() {
+	own := b.path(ConfigFile)
+	if _, err := os.Stat(own); err == nil {
+		return
+	}
+	text, err := os.ReadFile(b.path(DefaultConfig))
+	if err == nil {
+		err = replace(own, text, 0o600)
+	}
+	if err == nil {
+		err = b.chown(own, User, User)
+	}
+	b.warn("config", wrap("begin with the built-in configuration", err))
+}
+
 // rootOwns keeps the log from the appliance, which may read it.
 func (b *Box) rootOwns(name string) int {
 	if name == "log" {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -240,13 +242,14 @@ type machine struct {
 }
 
 // boot starts a box whose disk is fresh from the factory. The bundles are its second disk and
-// those that follow: /dev/vdb, /dev/vdc.
+// those that follow: /dev/vdb, /dev/vdc. Its echo service is at echo().
 func (f *factory) boot(t *testing.T, bundles ...string) *machine {
 	t.Helper()
+	port := freePort(t)
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk")
 	run(t, "cp", "--sparse=always", f.disk, disk)
-	c := vm.Config{Arch: f.arch, Disk: disk, Vars: filepath.Join(dir, "vars"), Alone: true}
+	c := vm.Config{Arch: f.arch, Disk: disk, Vars: filepath.Join(dir, "vars"), Alone: true, Forwards: []vm.Forward{{Host: port, Guest: 7}}}
 	for i, b := range bundles {
 		c.Extra = append(c.Extra, "-drive", fmt.Sprintf("if=none,id=b%d,format=raw,readonly=on,file=%s", i, b), "-device", fmt.Sprintf("virtio-blk-pci,drive=b%d", i))
 	}
@@ -254,6 +257,43 @@ func (f *factory) boot(t *testing.T, bundles ...string) *machine {
 	m.powerOn()
 	t.Cleanup(m.powerCut)
 	return m
+}
+
+// freePort is one of 127.0.0.1 that nobody listened on a moment ago.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// echo connects to the box's echo service.
+func (m *machine) echo() net.Conn {
+	m.t.Helper()
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", m.config.Forwards[0].Host), 10*time.Second)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// say sends a line to the echo service and wants it back.
+func (m *machine) say(c net.Conn, within time.Duration, line string) {
+	m.t.Helper()
+	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
+		m.t.Fatal(err)
+	}
+	if _, err := c.Write([]byte(line)); err != nil {
+		m.t.Fatalf("say %q: %v", line, err)
+	}
+	got := make([]byte, len(line))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != line {
+		m.t.Fatalf("said %q and heard %q, %v", line, got, err)
+	}
 }
 
 func (m *machine) powerOn() {
@@ -348,9 +388,26 @@ func TestABoxBootsUpdatesAndRollsBack(t *testing.T) {
 			m.ready("v1")
 			t.Logf("power on to ready: %v", m.Up().Round(100*time.Millisecond))
 
+			// The operator's configuration, on which it goes on after a kill.
+			m.must(time.Minute, `put /data/config/appliance.yaml {interfaces: {eth0: {addresses: [10.0.2.15/24], gateway: 10.0.2.2}}, services: {mine: {type: echo, listen: "eth0:7"}}, drain: {announce: 0s, deadline: 5s}}`)
+			m.tell("kill-appliance")
+			m.expect(time.Minute, "serving service=mine")
+			m.expect(time.Minute, "the appliance is ready")
+			live := m.echo()
+			m.say(live, 10*time.Second, "before the update")
+
 			m.must(time.Minute, "update install /dev/vdb --reboot")
-			m.ready("v2")
-			m.expect(time.Minute, "slot is good")
+			if n, err := live.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("the connection that the update drains ends with %d bytes and %v, want FIN", n, err)
+			}
+			_ = live.Close() // our FIN; without it the box would wait, and reset
+			m.expect(time.Minute, "drained clean=1 reset=0 unacked=0")
+			m.expect(bootTime, "release=\"v2 ")
+			m.expect(bootTime, "connections of the last run are still in TIME-WAIT")
+			m.expect(bootTime, "serving service=mine")
+			m.expect(bootTime, "the appliance is ready")
+			m.say(m.echo(), 10*time.Second, "after the update")
+			m.expect(time.Minute, "slot is good slot=B")
 			s := m.story()
 			if s.Slot != "B" || s.Trial || len(s.Updates) != 1 || s.Updates[0].Result != boot.Good {
 				t.Errorf("after the update: slot %s, trial %v, updates %+v", s.Slot, s.Trial, s.Updates)
@@ -370,5 +427,285 @@ func TestABoxBootsUpdatesAndRollsBack(t *testing.T) {
 				t.Errorf("the update is %s: %s", u.Result, u.Why)
 			}
 		})
+	}
+}
+
+// wantSlotA is how every failed update must end: slot A serves, and the story is told.
+func (m *machine) wantSlotA(within time.Duration, why string) {
+	m.t.Helper()
+	m.expect(within, "THE UPDATE WAS ROLLED BACK")
+	m.expect(bootTime, "the appliance is ready")
+	s := m.story()
+	if s.Slot != "A" || s.Release.Build != 1 || s.Trial {
+		m.t.Errorf("slot %s runs %s, on trial: %v", s.Slot, s.Release, s.Trial)
+	}
+	u := s.Updates[len(s.Updates)-1]
+	if u.Result != boot.RolledBack || !strings.Contains(u.Why, why) {
+		m.t.Errorf("the update is %s: %s; want ...%s...", u.Result, u.Why, why)
+	}
+}
+
+// What a bundle may do wrong, each with what the box must say.
+func TestBadBundlesAreRefusedByTheBox(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) {
+			f := needFactory(t, arch)
+			other := image.AMD64
+			if arch == image.AMD64 {
+				other = image.ARM64
+			}
+			cases := []struct {
+				v    variant
+				want string
+			}{
+				{variant{build: 2, stranger: true}, "the signature is not by any of this box's update keys"},
+				{variant{build: 2, length: 1 << 20}, "the bundle is cut off"},
+				{variant{build: 2, arch: string(other)}, fmt.Sprintf("the bundle is for %s and this box is %s", other, arch)},
+				{variant{build: 7, minFrom: 5}, "the bundle wants build 5 or newer on the box"},
+			}
+			var bundles []string
+			for _, c := range cases {
+				bundles = append(bundles, f.bundle(t, c.v))
+			}
+			m := f.boot(t, bundles...)
+			m.ready("v1")
+			for i, c := range cases {
+				out, status := m.do(time.Minute, fmt.Sprintf("update install /dev/vd%c", 'b'+i))
+				if status != "1" || !strings.Contains(out, c.want) {
+					t.Errorf("exit status %s and %q; want 1 and ...%s...", status, out, c.want)
+				}
+			}
+			if s := m.story(); s.Slots[1].State != "empty" || len(s.Updates) != 0 {
+				t.Errorf("slots are %+v, updates %+v", s.Slots, s.Updates)
+			}
+		})
+	}
+}
+
+// What a signed bundle may do wrong once it boots: the box comes back without hands.
+func TestABoxComesBackFromWhateverFails(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		for name, tt := range map[string]struct {
+			v      variant
+			within time.Duration
+			why    string
+		}{
+			// The firmware starts the loader again: facts of boot options.
+			"kernel that cannot be loaded": {variant{build: 2, kernel: bytes.Repeat([]byte("no kernel "), 1000)}, 3 * bootTime, "each of 3 tries ended before the data partition"},
+			"initramfs cut off":            {variant{build: 2, cut: 3 << 20}, 4 * bootTime, "each of 3 tries ended before the data partition"},
+			"init that hangs":              {variant{build: 2, sabotage: "hang"}, 6 * bootTime, "the hardware watchdog has reset the box"},
+			"appliance never ready":        {variant{build: 2, sabotage: "never-ready"}, 6 * bootTime, "not good after 40s: the appliance is not ready"},
+		} {
+			t.Run(string(arch)+"/"+name, func(t *testing.T) {
+				f := needFactory(t, arch)
+				m := f.boot(t, f.bundle(t, tt.v))
+				m.ready("v1")
+				m.must(time.Minute, "update install /dev/vdb --reboot")
+				m.wantSlotA(tt.within, tt.why)
+			})
+		}
+	}
+}
+
+// An appliance or a process 1 that stands still leads to a reboot within a minute, and the box says why.
+func TestWhatStandsStillIsRebooted(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) {
+			f := needFactory(t, arch)
+			m := f.boot(t)
+			m.ready("v1")
+			for _, tt := range []struct{ how, why string }{
+				{"stop-appliance", "reboot: the appliance gave no sign of life for 20s"},
+				{"hang-init", "the hardware watchdog has reset the box"},
+				{"panic-init", "process 1 panicked: asked for"},
+				{"crash-kernel", "it ended without a word"},
+			} {
+				begun := time.Now()
+				m.tell(tt.how)
+				m.expect(2*time.Minute, "BdsDxe: starting|EFI stub|lastack starts")
+				if took := time.Since(begun); took > time.Minute {
+					t.Errorf("%s: the reboot came after %v, want a minute at most", tt.how, took)
+				}
+				m.expect(bootTime, "the boot before ended: [^\n]*"+regexp.QuoteMeta(tt.why))
+				m.expect(bootTime, "the appliance is ready")
+			}
+			s := m.story()
+			if len(s.Boots) != 5 {
+				t.Errorf("%d boots are known, want 5", len(s.Boots))
+			}
+		})
+	}
+}
+
+// An appliance that is killed is started again at once, without a reboot.
+func TestAKilledApplianceIsStartedAgain(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t)
+	m.ready("v1")
+	m.tell("kill-appliance")
+	m.expect(20*time.Second, "the appliance ended with signal killed")
+	m.expect(20*time.Second, "the appliance is ready")
+	if s := m.story(); len(s.Boots) != 1 || s.Appliance == 0 {
+		t.Errorf("%d boots, appliance %d", len(s.Boots), s.Appliance)
+	}
+}
+
+// A reboot that is planned takes the connections along.
+func TestConnectionsOutliveAReboot(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) {
+			f := needFactory(t, arch)
+			m := f.boot(t)
+			m.ready("v1")
+			c := m.echo()
+			m.say(c, 10*time.Second, "before the reboot")
+			m.must(time.Minute, "reboot")
+			m.expect(time.Minute, "connections are saved")
+			m.ready("v1")
+			m.say(c, time.Minute, "after the reboot")
+		})
+	}
+}
+
+// The operator goes back, to what was good before.
+func TestTheOperatorGoesBack(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t, f.bundle(t, variant{build: 2}))
+	m.ready("v1")
+	m.must(time.Minute, "update install /dev/vdb --reboot")
+	m.ready("v2")
+	m.expect(time.Minute, "slot is good slot=B")
+	m.must(time.Minute, "update rollback --reboot")
+	m.ready("v1")
+	s := m.story()
+	if s.Slot != "A" || s.Updates[0].Result != boot.Returned {
+		t.Errorf("slot %s runs, the update is %+v", s.Slot, s.Updates)
+	}
+	m.must(time.Minute, "reboot")
+	m.ready("v1")
+}
+
+// The power is cut 20 times while a slot is written: the box boots each time, and the
+// next update works.
+func TestThePowerIsCutWhileASlotIsWritten(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t, f.bundle(t, variant{build: 2}))
+	for n := range 20 {
+		m.expect(bootTime, "the appliance is ready")
+		m.tell("update install /dev/vdb")
+		m.expect(bootTime, "update begins")
+		wait := time.Duration(n) * 150 * time.Millisecond // a write takes about two seconds: all of it is hit
+		time.Sleep(wait)
+		m.powerCut()
+		m.powerOn()
+	}
+	m.expect(bootTime, "the appliance is ready")
+	s := m.story()
+	t.Logf("after 20 cuts slot %s runs %s, slots %+v", s.Slot, s.Release, s.Slots)
+	if len(s.Problems) > 0 {
+		t.Errorf("problems: %v", s.Problems)
+	}
+	if s.Trial {
+		m.expect(time.Minute, "slot is good")
+	}
+	m.must(time.Minute, "update install --downgrade /dev/vdb --reboot")
+	m.ready("v2")
+	m.expect(time.Minute, "slot is good")
+}
+
+// The power is cut 20 times while a configuration is applied: the box has the old one or the new one, whole.
+func TestThePowerIsCutWhileAConfigurationIsApplied(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t)
+	old := "echo"
+	for n := range 20 {
+		got := m.expect(bootTime, "serving service=([a-z0-9]+)")[1]
+		m.expect(bootTime, "the appliance is ready")
+		next := fmt.Sprint("try", n)
+		if got != old && got != fmt.Sprint("try", n-1) {
+			t.Fatalf("after a cut the service is %s, want %s or try%d", got, old, n-1)
+		}
+		old = got
+		m.must(time.Minute, fmt.Sprintf(`put /data/config/next.yaml {interfaces: {eth0: {dhcp: true}}, services: {%s: {type: echo, listen: "eth0:7"}}}`, next))
+		m.tell("config apply /data/config/next.yaml")
+		time.Sleep(time.Duration(n) * 25 * time.Millisecond)
+		m.powerCut()
+		m.powerOn()
+	}
+	m.expect(bootTime, "the appliance is ready")
+	if s := m.story(); len(s.Problems) > 0 || len(s.Boots) < 2 {
+		t.Errorf("problems %v, %d boots", s.Problems, len(s.Boots))
+	}
+}
+
+// The data partition's super block is lost: e2fsck makes it again from a copy, and what was known is there.
+func TestDamagedDataIsRepaired(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t)
+	m.ready("v1")
+	m.must(time.Minute, "poweroff")
+	m.expect(time.Minute, "Power down|power down")
+	m.powerCut()
+	damageData(t, m.config.Disk)
+	m.powerOn()
+	m.expect(bootTime, "DATA WAS DAMAGED")
+	m.expect(bootTime, "the appliance is ready")
+	s := m.story()
+	if len(s.Boots) != 2 || !s.Data {
+		t.Errorf("boots are %+v, data is there: %v", s.Boots, s.Data)
+	}
+	m.must(time.Minute, "factory-reset --yes")
+	m.expect(bootTime, "FACTORY RESET")
+	m.expect(bootTime, "the appliance is ready")
+	if s := m.story(); len(s.Boots) != 1 || len(s.Problems) != 0 {
+		t.Errorf("after a factory reset: boots %+v, problems %v", s.Boots, s.Problems)
+	}
+}
+
+// damageData makes the first super block of the second partition unreadable.
+func damageData(t *testing.T, path string) {
+	t.Helper()
+	d, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var first [8]byte
+	if _, err := d.ReadAt(first[:], 1024+128+32); err != nil { // the second entry of the partition table
+		t.Fatal(err)
+	}
+	at := int64(first[0]) | int64(first[1])<<8 | int64(first[2])<<16 | int64(first[3])<<24
+	if _, err := d.WriteAt(bytes.Repeat([]byte{0xaa}, 1024), at*512+1024); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The appliance may do little.
+func TestTheApplianceIsConfined(t *testing.T) {
+	long(t)
+	f := needFactory(t, image.AMD64)
+	m := f.boot(t)
+	m.ready("v1")
+	out := m.must(time.Minute, "show /proc/APPLIANCE/status")
+	for _, want := range []string{"Uid:\t900\t900\t900\t900", "Gid:\t900\t900\t900\t900", "NoNewPrivs:\t1", "CapEff:\t0000000000003000", "CapPrm:\t0000000000003000"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
+	// Landlock: what root may read, it may not. DAC alone would let it.
+	if out, _ := m.do(time.Minute, "confined check -c /data/init/story.json"); !strings.Contains(out, "permission denied") {
+		t.Errorf("confined, root reads the story of the box: %s", out)
+	}
+	if out, _ := m.do(time.Minute, "confined check -c /etc/lastack/default.yaml"); strings.Contains(out, "permission denied") {
+		t.Errorf("confined, it can't read the built-in configuration: %s", out)
 	}
 }

@@ -58,7 +58,7 @@ func (b *Box) answered(a answer) {
 		b.askErr = a.err.Error()
 		return
 	}
-	b.askErr = ""
+	b.askErr, b.heard = "", true
 	b.appliance.answered = time.Now()
 }
 
@@ -68,6 +68,7 @@ func (b *Box) tick(now time.Time) {
 	if a.exited == nil && !now.Before(a.next) {
 		b.run()
 	}
+	b.keepLogin(now)
 	if !b.asking && a.ready && now.Sub(b.asked) >= askEvery {
 		b.asked = now
 		b.ask()
@@ -128,6 +129,8 @@ func (b *Box) wrong() string {
 		return "the appliance is not ready"
 	case b.askErr != "":
 		return "the appliance does not answer: " + b.askErr
+	case !b.heard:
+		return "the appliance has not answered yet"
 	case !h.Serving:
 		return "the appliance does not serve"
 	case len(h.Quiet) > 0:

@@ -53,6 +53,9 @@ func (b *Box) boot() {
 	if b.o.Prepare != nil {
 		b.warn("prepare", b.o.Prepare())
 	}
+	b.firstConfig()
+	b.provide()
+	b.findConsole()
 	b.limits()
 }
 
@@ -295,6 +298,8 @@ func (b *Box) serve() Order {
 			b.answered(a)
 		case status := <-b.appliance.exited:
 			b.exitedWith(status)
+		case <-b.login.exited:
+			b.login.exited = nil
 		case s := <-signals:
 			b.order(Order{Kind: Reboot, Why: "asked by " + strings.ToLower(s.String())})
 		case o := <-b.orders:

@@ -12,28 +12,19 @@ import (
 // procs are the processes below process 1: those it has started, whose end
 // somebody waits for, and orphans, which are only reaped.
 type procs struct {
-	done chan struct{}
 	sigs chan os.Signal
-	wg   sync.WaitGroup
 
 	mu   sync.Mutex // guards what follows; held from fork until the process is known
 	wait map[int]chan syscall.WaitStatus
 }
 
-// reap begins to; close ends it. start guards the goroutine.
+// reap begins to, for as long as the machine runs. start guards the goroutine.
 func reap(start func(func())) *procs {
-	p := &procs{done: make(chan struct{}), sigs: make(chan os.Signal, 1), wait: make(map[int]chan syscall.WaitStatus)}
+	p := &procs{sigs: make(chan os.Signal, 1), wait: make(map[int]chan syscall.WaitStatus)}
 	signal.Notify(p.sigs, syscall.SIGCHLD)
-	p.wg.Add(1)
 	start(func() {
-		defer p.wg.Done()
-		for {
-			select {
-			case <-p.done:
-				return
-			case <-p.sigs:
-				p.collect()
-			}
+		for range p.sigs {
+			p.collect()
 		}
 	})
 	return p
@@ -81,13 +72,7 @@ func (p *procs) adopt(pid int) <-chan syscall.WaitStatus {
 	return c
 }
 
-func (p *procs) close() {
-	signal.Stop(p.sigs)
-	close(p.done)
-	p.wg.Wait()
-}
-
-// kill ends what is left, process 1 apart.
+// killAll ends what is left, process 1 apart.
 func killAll() {
 	_ = unix.Kill(-1, unix.SIGKILL) // ESRCH: nobody is left
 }
