@@ -1,7 +1,7 @@
 # Lastack. `make` alone lists what there is.
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS   = -s -w -buildid= -X main.version=$(VERSION)
+LDFLAGS   = -s -w -buildid= -X main.version=$(VERSION) -X main.built=$(shell git log -1 --format=%ct 2>/dev/null)
 # What is shipped and measured is compiled by a profile of the bench (make pgo), which takes a minute longer.
 PGO       = off
 GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -pgo=$(PGO) -ldflags='$(LDFLAGS)'
