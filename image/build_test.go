@@ -25,8 +25,8 @@ func sumOf(t *testing.T, name string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// The first was built for the other tests; the second, of a binary that is
-// compiled again, in another directory.
+// The first was built for the other tests; the second has a binary that is
+// linked again, and its packages are unpacked again.
 func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
 	first := factory(t, image.AMD64)
 	second := filepath.Join(t.TempDir(), filepath.Base(first))

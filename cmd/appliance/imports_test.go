@@ -51,7 +51,18 @@ var allowed = map[string][]string{
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},
 	"bench":                 {"internal/lab"},
+	"image":                 {},
+	"image/build":           {"image", "image/bundle", "image/cpio", "image/deb", "image/disk", "image/kmod", "image/lock", "image/slot"},
 	"image/bundle":          {},
+	"image/cpio":            {},
+	"image/deb":             {"image", "image/lock"},
+	"image/disk":            {"image"},
+	"image/flash":           {"image/disk", "image/inspect"},
+	"image/imagetest":       {"image", "image/bundle", "image/cpio", "image/disk", "image/slot"},
+	"image/inspect":         {"image", "image/bundle", "image/cpio", "image/disk", "image/kmod"},
+	"image/kmod":            {"image"},
+	"image/lock":            {"image"},
+	"image/vm":              {"image"},
 	"image/slot":            {"image/bundle"},
 }
 
