@@ -31,7 +31,7 @@ import (
 
 // plant builds each architecture's image once for all tests.
 type plant struct {
-	mu      sync.Mutex
+	mu     sync.Mutex
 	dir    string
 	images map[image.Arch]string
 }
