@@ -122,12 +122,12 @@ func (s *SSH) keys(v value) {
 // console decodes how one logs in on the serial line.
 func (v value) console(dst *Console) {
 	v.mapping(field{"password_hash", func(v value) {
-		text, ok := v.text("a bcrypt hash, as appliance passwd prints it")
+		text, ok := v.text("a bcrypt hash, as appliance passwd --print makes it")
 		if !ok {
 			return
 		}
 		if _, err := bcrypt.Cost([]byte(text)); err != nil {
-			v.failf("is no bcrypt hash; `appliance passwd` makes one, and so does htpasswd -nB")
+			v.failf("is no bcrypt hash; `appliance passwd --print` makes one, and so does htpasswd -nB")
 			return
 		}
 		dst.PasswordHash = text

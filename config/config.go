@@ -16,6 +16,7 @@ type Config struct {
 	Drain      Drain
 	Admin      Admin
 	State      State
+	Time       Time
 
 	warnings []Error
 }
@@ -56,7 +57,7 @@ type Service struct {
 	ConnectTimeout time.Duration // proxy: one attempt at one backend
 	ConnectRetries int           // proxy: further attempts, each on the next backend
 	IdleTimeout    time.Duration // proxy: no byte either way for this long ends the connection; negative = off
-	Forwarding     string        // proxy: "auto" or "relay"; auto means relay in this version
+	Forwarding     string        // proxy: "auto", "relay", "splice" or "direct"; see Carrier
 	Pos            Pos
 }
 
@@ -109,6 +110,13 @@ type Console struct {
 type State struct {
 	Journal         bool          // which connections are alive, so that a start after a crash can end them
 	JournalInterval time.Duration // how often it is written at most, 1s or more
+}
+
+// Time says whom to ask for the time.
+type Time struct {
+	Asked   bool             // there is such a section
+	Servers []netip.AddrPort // NTP; none = those of DHCP
+	Set     bool             // the clock is set by them
 }
 
 // Pos is a place in the configuration file.

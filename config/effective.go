@@ -14,15 +14,18 @@ import (
 // Effective renders the whole configuration with every default filled in, as
 // a file that Parse takes and that means the same.
 func (c *Config) Effective() ([]byte, error) {
-	root := block(
-		pair{"interfaces", c.interfacesNode()},
-		pair{"policies", c.policiesNode()},
-		pair{"services", c.servicesNode()},
-		pair{"drain", c.Drain.node()},
-		pair{"admin", c.Admin.node()},
-		pair{"state", c.State.node()},
-	)
-	text, err := yaml.Dump(root)
+	pairs := []pair{
+		{"interfaces", c.interfacesNode()},
+		{"policies", c.policiesNode()},
+		{"services", c.servicesNode()},
+		{"drain", c.Drain.node()},
+		{"admin", c.Admin.node()},
+		{"state", c.State.node()},
+	}
+	if c.Time.Asked {
+		pairs = append(pairs, pair{"time", c.Time.node()})
+	}
+	text, err := yaml.Dump(block(pairs...))
 	if err != nil {
 		return nil, fmt.Errorf("render the configuration: %w", err)
 	}

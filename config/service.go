@@ -69,7 +69,7 @@ func (p *parser) service(v value, net *network) serviceDraft {
 		field{"connect_timeout", func(v value) { v.duration(&proxy.ConnectTimeout, shortest, day) }},
 		field{"connect_retries", func(v value) { v.integer(&proxy.ConnectRetries, 0, maxConnectRetries) }},
 		field{"idle_timeout", func(v value) { v.durationOrOff(&proxy.IdleTimeout) }},
-		field{"forwarding", func(v value) { v.forwarding(&proxy.Forwarding) }},
+		field{"forwarding", func(v value) { v.oneOf(&proxy.Forwarding, forwardings...) }},
 	)
 	d.checkKeys(v)
 	if d.Type == "proxy" {
@@ -77,6 +77,7 @@ func (p *parser) service(v value, net *network) serviceDraft {
 		d.IdleTimeout, d.Forwarding = proxy.IdleTimeout, proxy.Forwarding
 	}
 	p.checkHeartbeat(&d)
+	d.checkForwarding()
 	return d
 }
 
@@ -147,16 +148,6 @@ func (v value) ledger(dst *int) {
 	v.integer(dst, 0, maxLedger)
 	if *dst == 0 {
 		*dst = -1
-	}
-}
-
-// forwarding decodes how connections are carried.
-func (v value) forwarding(dst *string) {
-	if text, ok := v.text("auto or relay"); ok && (text == "splice" || text == "direct") {
-		v.fail("forwarding "+text+" is not in this version, which relays every connection", "auto, relay")
-		return
-	} else if ok {
-		v.oneOf(dst, "auto", "relay")
 	}
 }
 

@@ -31,10 +31,9 @@ import (
 
 // plant builds each architecture's image once for all tests.
 type plant struct {
-	mu      sync.Mutex
-	dir     string
-	images  map[image.Arch]string
-	backend *httptest.Server // what the images' configuration forwards to
+	mu     sync.Mutex
+	dir    string
+	images map[image.Arch]string
 }
 
 var shared = &plant{images: map[image.Arch]string{}} // of one test process
@@ -46,11 +45,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	shared.dir = dir
-	shared.backend = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "backend: %s", r.URL.Path)
-	}))
 	code := m.Run()
-	shared.backend.Close()
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -103,7 +98,7 @@ func options(t *testing.T, arch image.Arch, out string) build.Options {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return build.Options{Arch: arch, Version: "test", Build: 1, Binary: binary(t, arch), Config: []byte(vm.ExampleConfig(portOf(shared.backend))), Lock: list,
+	return build.Options{Arch: arch, Version: "test", Build: 1, Binary: binary(t, arch), Config: image.DefaultConfig(), Lock: list,
 		Store: &deb.Store{Dir: dir, Log: t.Output()}, Log: t.Output(), Out: out, Uncompressed: true}
 }
 
@@ -136,9 +131,13 @@ func boot(t *testing.T, arch image.Arch, change func(*vm.Config)) *rig {
 	_, _, err := vm.Need(arch)
 	unless(t, err)
 	dir := t.TempDir()
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "backend: %s", r.URL.Path)
+	}))
+	t.Cleanup(backend.Close)
 	c := vm.Config{Arch: arch, Disk: filepath.Join(dir, "disk.img"), Vars: filepath.Join(dir, "vars.fd"), Alone: true,
 		Forwards: []vm.Forward{{Host: freePort(t), Guest: 80}}}
-	ownDisk(t, factory(t, arch), c.Disk)
+	ownDisk(t, factory(t, arch), c.Disk, disk.File{Path: image.ProvisionConfig, Data: []byte(vm.ExampleConfig(portOf(backend)))})
 	if change != nil {
 		change(&c)
 	}
@@ -157,7 +156,7 @@ func boot(t *testing.T, arch image.Arch, change func(*vm.Config)) *rig {
 	return &rig{Machine: m, url: fmt.Sprintf("http://127.0.0.1:%d", c.Forwards[0].Host)}
 }
 
-func ownDisk(t *testing.T, from, to string) {
+func ownDisk(t *testing.T, from, to string, files ...disk.File) {
 	t.Helper()
 	in, err := os.Open(from)
 	if err != nil {
@@ -170,6 +169,9 @@ func ownDisk(t *testing.T, from, to string) {
 	}
 	defer out.Close()
 	if err := flash.CopySparse(out, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.Add(out, files); err != nil {
 		t.Fatal(err)
 	}
 }

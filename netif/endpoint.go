@@ -26,7 +26,7 @@ type EndpointOptions struct {
 	// from Sockets there. They are used instead of new ones, whatever Queues
 	// says, and are the Endpoint's to close.
 	Inherited []*os.File
-	Paused    bool // begin as Pause leaves it
+	Paused    bool // begin as Pause and Mute leave it
 	// OnLink is told when the link goes up or down after Open; it must not block. nil
 	// is nobody.
 	OnLink func(up bool)
@@ -157,10 +157,9 @@ func (e *Endpoint) start(a *netlink.LinkAttrs) error {
 	return nil
 }
 
-// Pause stops receiving and sending: frames that arrive wait in the sockets, as
-// many as fit, and what the stack still sends is dropped and counted. When it
-// returns no frame is being handled and what was collected has left. It may be
-// called again, as Resume may.
+// Pause stops receiving: frames that arrive wait in the sockets, as many as fit.
+// When it returns no frame is being handled. It may be called again, as Mute and
+// Resume may.
 func (e *Endpoint) Pause() {
 	e.paused.Store(true)
 	e.mu.Lock()
@@ -168,17 +167,21 @@ func (e *Endpoint) Pause() {
 	for _, q := range e.queues {
 		q.settle()
 	}
-	e.txq.pause(true)
 }
 
-// Resume goes on after Pause.
+// Mute stops sending, to be called once nobody has anything to send any more: what
+// the stack sends all the same is dropped and counted. When it returns what was
+// collected has left.
+func (e *Endpoint) Mute() { e.txq.pause(true) }
+
+// Resume goes on after Pause and Mute.
 func (e *Endpoint) Resume() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.txq.pause(false)
 	if !e.paused.Swap(false) {
 		return
 	}
-	e.txq.pause(false)
 	for _, q := range e.queues {
 		// The poller tells of arrivals, not of what waits: have it look.
 		_ = q.socket.file.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed socket
@@ -217,6 +220,9 @@ func (e *Endpoint) MAC() net.HardwareAddr {
 	}
 	return slices.Clone(mac[:])
 }
+
+// MTU is the card's, in bytes of a network packet.
+func (e *Endpoint) MTU() uint32 { return e.mtu.Load() }
 
 // Up reports whether the card is administratively up and has carrier.
 func (e *Endpoint) Up() bool { return e.up.Load() }

@@ -32,7 +32,7 @@ type Card struct {
 
 // Holder is the process that has claimed a Card.
 type Holder struct {
-	PID   int  `json:"pid"`
+	PID   int  `json:"pid"`   // 0: not known, its state is in another directory
 	Alive bool `json:"alive"` // false: it crashed, and the card waits for Release or Claim
 }
 
@@ -85,7 +85,9 @@ func (c *Card) heldBy(dir string, l netlink.Link, at place) {
 	s, err := loadState(dir, c.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errDamaged):
-		return
+		if why, _, err := elsewhere(c.Index, dir); err == nil && why != "" {
+			c.Suitable, c.Reason, c.Holder = false, why, &Holder{Alive: true}
+		}
 	case err != nil:
 		c.Suitable, c.Reason = false, err.Error()
 	case s.stale(l.Attrs(), at) == "":

@@ -210,6 +210,15 @@ func (k *keeper) remember(a *netlink.LinkAttrs) (*state, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
+	switch why, left, err := elsewhere(a.Index, k.dir); {
+	case err != nil:
+		return nil, err
+	case why != "":
+		return nil, errors.New(why)
+	case left:
+		k.log.Warn("an appliance that is gone has left its guard on the card, and its state is not in this directory: what it took from the card is not known here",
+			"nic", a.Name, "dir", k.dir)
+	}
 	original, err := look(a)
 	if err != nil {
 		return nil, err

@@ -284,6 +284,38 @@ func TestClaimRefusesWithOneSentence(t *testing.T) {
 	})
 }
 
+func TestACardThatAnotherApplianceDrivesIsNotTaken(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	veth(r, "eth0", newRoom(t), "peer0")
+	dir, other := t.TempDir(), t.TempDir()
+	why := "another appliance drives the card, and its state directory is not " + other + ": stop it first, or name its directory with --state-dir"
+	r.do(func() {
+		_, err := Claim("eth0", ClaimOptions{StateDir: dir})
+		r.must(err)
+		e, err := Open("eth0", EndpointOptions{})
+		r.must(err)
+		if _, err := Claim("eth0", ClaimOptions{StateDir: other}); err == nil || err.Error() != "claim eth0: "+why {
+			t.Errorf("got  %v\nwant claim eth0: %s", err, why)
+		}
+		cards, err := List(other)
+		r.must(err)
+		for _, c := range cards {
+			if c.Name == "eth0" && (c.Suitable || c.Reason != why || c.Holder == nil || !c.Holder.Alive) {
+				t.Errorf("it is listed as %+v", c)
+			}
+		}
+		// Of one that has crashed only the guard is left.
+		r.must(e.Close())
+		var log bytes.Buffer
+		_, err = Claim("eth0", ClaimOptions{StateDir: other, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		r.must(err)
+		if !strings.Contains(log.String(), "has left its guard on the card") {
+			t.Errorf("the log says nothing of the guard: %s", log.String())
+		}
+	})
+}
+
 func TestMissingCapabilityIsNamed(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)

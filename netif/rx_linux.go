@@ -39,6 +39,7 @@ type rxSlot struct {
 	link [linkRoom]byte
 	iov  [2]unix.Iovec
 	aux  [auxRoom]byte
+	room [frame.RoomSize]byte // headers of what is forwarded instead
 	view *buffer.View
 }
 
@@ -57,6 +58,7 @@ type rxQueue struct {
 	frame  frame.Frame // the one being handled: filters get a pointer, so it lives here
 	wary   bool        // a read has failed here: see receive
 	busy   sync.Mutex  // held while frames are handled
+	outs   []*batch    // of each card that frames were forwarded to
 }
 
 func newRxQueue(e *Endpoint, s *socket) *rxQueue {
@@ -175,17 +177,44 @@ func (q *rxQueue) handle(n int) {
 				c.rxCarried.Add(1)
 				q.e.reply(&q.frame)
 				continue
+			case frame.Forward:
+				c.rxCarried.Add(1)
+				q.forward(&q.frame)
+				continue
 			}
 		}
 		q.pass(&q.slots[i], &q.frame)
 	}
 	c.rxBytes.Add(bytes - uint64(n*frame.HeaderSize))
+	for _, b := range q.outs {
+		if b.n > 0 {
+			b.e.sendAll(b)
+		}
+	}
+}
+
+// forward collects a frame for another card, or for this one. It is sent before
+// the buffers that it lies in are received into again.
+func (q *rxQueue) forward(f *frame.Frame) {
+	to, ok := f.To.(*Endpoint)
+	if !ok {
+		return // the filter's fault
+	}
+	for _, b := range q.outs {
+		if b.e == to {
+			b.addParts(f.Meta, f.Head, f.Body)
+			return
+		}
+	}
+	b := newBatch(to)
+	q.outs = append(q.outs, b)
+	b.addParts(f.Meta, f.Head, f.Body)
 }
 
 // admit reads a frame's metadata and turns away what is not for us.
 func (q *rxQueue) admit(s *rxSlot, m *mmsghdr, size int) bool {
 	c := &q.e.count
-	q.frame = frame.Frame{Meta: *(*frame.Header)(unsafe.Pointer(&s.link)), Eth: s.link[frame.HeaderSize:]}
+	q.frame = frame.Frame{Meta: *(*frame.Header)(unsafe.Pointer(&s.link)), Eth: s.link[frame.HeaderSize:], Room: s.room[:]}
 	f := &q.frame
 	switch {
 	case m.hdr.Flags&unix.MSG_TRUNC != 0:
@@ -304,10 +333,20 @@ func (q *rxQueue) checksumGood(f *frame.Frame, l frame.Layout) bool {
 	return f.Meta.Flags&frame.DataValid != 0 || l.TransportValid(f.Net)
 }
 
-// deliver gives the packet to the stack, in the buffer it was received in when it is large.
+// Deliver gives the stack a frame that a Filter had kept for itself. Filters do
+// not see it again.
+func (e *Endpoint) Deliver(f *frame.Frame) {
+	e.verifyMu.RLock()
+	defer e.verifyMu.RUnlock()
+	q := rxQueue{e: e}
+	q.pass(nil, f)
+}
+
+// deliver gives the packet to the stack, in the buffer it was received in when
+// it is large and there is one.
 func (q *rxQueue) deliver(s *rxSlot, f *frame.Frame, d gstack.NetworkDispatcher, kind tcpip.NetworkProtocolNumber, fragment bool) {
 	var view *buffer.View
-	if len(f.Net) > rxCopy {
+	if s != nil && len(f.Net) > rxCopy {
 		view = s.view
 		view.CapLength(len(f.Net))
 		s.refill()

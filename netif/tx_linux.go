@@ -125,6 +125,20 @@ func (b *batch) add(h frame.Header, pkt *gstack.PacketBuffer) {
 	}
 }
 
+// addParts appends one frame, whose parts must stay as they are until it is sent.
+func (b *batch) addParts(meta frame.Header, head, body []byte) {
+	i := b.n
+	b.n++
+	b.bytes += len(head) + len(body)
+	b.hdrs[i], b.from[i] = meta, len(b.iovs)
+	b.iovs = append(b.iovs, unix.Iovec{Base: (*byte)(unsafe.Pointer(&b.hdrs[i])), Len: frame.HeaderSize})
+	for _, part := range [...][]byte{head, body} {
+		if len(part) > 0 {
+			b.iovs = append(b.iovs, unix.Iovec{Base: &part[0], Len: uint64(len(part))})
+		}
+	}
+}
+
 // flush sends the batch by the socket fd.
 func (b *batch) flush(fd int) {
 	if b.n == 0 {
@@ -232,12 +246,20 @@ func (e *Endpoint) Send(meta frame.Header, eth, net []byte) {
 	defer q.sending.Unlock()
 	q.flushLocked()
 	b := q.other // empty, and ours
-	b.hdrs[0], b.from[0], b.n = meta, 0, 1
-	b.iovs = append(b.iovs, unix.Iovec{Base: (*byte)(unsafe.Pointer(&b.hdrs[0])), Len: frame.HeaderSize})
-	for _, part := range [][]byte{eth, net} {
-		if len(part) > 0 {
-			b.iovs = append(b.iovs, unix.Iovec{Base: &part[0], Len: uint64(len(part))})
-		}
-	}
+	b.addParts(meta, eth, net)
 	b.flush(q.fd)
+}
+
+// sendAll sends frames that were collected elsewhere, behind what the stack has
+// sent before.
+func (e *Endpoint) sendAll(b *batch) {
+	q := e.txq
+	q.sending.Lock()
+	defer q.sending.Unlock()
+	q.flushLocked()
+	fd := q.fd
+	if q.paused {
+		fd = -1
+	}
+	b.flush(fd)
 }

@@ -110,7 +110,7 @@ func (s *Server) turnAway(c Conn, why Reason, detail string) {
 		ID: c.ID(), Service: s.Name(), Policy: s.Settings().Service.Policy, ClientAddr: c.RemoteAddr(), Local: c.LocalAddr(),
 		Reason: why, Detail: detail, First: First{"us", ByRST}, Outcome: Reset,
 		Client: EndedSide{Present: true, State: c.State(), Reset: true},
-		Opened: s.loops.epoch.Add(s.loops.Now()),
+		Opened: s.loops.epoch.Add(s.loops.Now()), Carrier: s.relays(),
 	}
 	c.Abort()
 	e.Client.Life = c.Life()

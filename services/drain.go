@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // Quiet is for how long a draining session must have moved no byte to be
@@ -162,11 +163,14 @@ func (s *Server) Undrain() error {
 // deadline.
 func (s *Server) DrainConn(id uint64, d config.Drain, cause string) error {
 	session := s.session(id)
-	if session == nil {
-		return ErrUnknown
-	}
 	plan := s.newPlan(d, Target{Service: s.Name(), Conn: id}, cause)
+	if session == nil || session.own.Load() == handedOver {
+		return s.carriage.drain(id, plan)
+	}
 	if !session.own.CompareAndSwap(nil, plan) {
+		if session.own.Load() == handedOver {
+			return s.carriage.drain(id, plan)
+		}
 		return plan.Again(fmt.Sprintf("connection %d", id), s.loops.Now())
 	}
 	s.remember(plan)
@@ -184,13 +188,16 @@ func (s *Server) PlanFor(backend netip.AddrPort, d config.Drain, cause string) *
 
 // Assign gives the plan to every session of the backend.
 func (s *Server) Assign(plan *Plan, backend netip.AddrPort) {
+	s.carriage.aimAt(aim{plan: plan, backend: backend})
 	s.eachOf(backend, func(one *Session) { one.Join(plan) })
+	s.carriage.Wake(ReadyDrain)
 }
 
 // TakeBack ends the plan of a backend's drain for sessions that it has not
 // ended yet.
 func (s *Server) TakeBack(plan *Plan, backend netip.AddrPort) {
 	plan.takeBack(s.loops.Now())
+	s.carriage.unaim(plan)
 	s.eachOf(backend, func(one *Session) {
 		if one.own.CompareAndSwap(plan, nil) {
 			one.Wake(ReadyDrain)
@@ -261,13 +268,14 @@ func (s *Server) leftOf(p *Plan) (n int) {
 		}
 		sh.mu.Unlock()
 	}
-	return n
+	return n + s.carriage.leftOf(p)
 }
 
 func (s *Server) wakeSessions(r Ready) {
 	for _, sh := range s.shards {
 		sh.wakeAll(r)
 	}
+	s.carriage.Wake(r)
 }
 
 // Close resets every connection and stops listening.
@@ -284,6 +292,7 @@ func (s *Server) Close() {
 // it, the others wait.
 func (s *Server) shut() {
 	s.shutOnce.Do(func() {
+		s.CarryAll(tcpinfo.Relay)
 		for _, d := range s.listening() {
 			d.Wake(ReadyStop)
 		}

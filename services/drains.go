@@ -37,12 +37,15 @@ type place struct {
 
 // find resolves the name of what is to drain: "" is every service, NAME one,
 // ADDRESS:PORT a backend wherever it stands, NAME/ADDRESS:PORT in that service,
-// a number a connection. The error is a *TargetError.
+// a number a connection. The error for a name that nothing has is a *TargetError.
 func (v *Supervisor) find(name string) ([]place, error) {
 	if name == "" {
 		var all []place
 		for _, s := range v.Services() {
 			all = append(all, place{service: s})
+		}
+		if len(all) == 0 {
+			return nil, errors.New("there is no service here, and so nothing to drain")
 		}
 		return all, nil
 	}
@@ -72,7 +75,7 @@ func (v *Supervisor) find(name string) ([]place, error) {
 	}
 	if id, err := strconv.ParseUint(name, 10, 64); err == nil {
 		for _, s := range v.Services() {
-			if slices.ContainsFunc(s.Conns(), func(r Row) bool { return r.ID == id }) {
+			if s.HasConn(id) {
 				return []place{{service: s, conn: id}}, nil
 			}
 		}

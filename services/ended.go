@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // Outcome is how well a connection ended.
@@ -31,24 +33,26 @@ type EndedSide struct {
 
 // Ended is a connection that has ended, and why.
 type Ended struct {
-	ID          uint64         `json:"id"`
-	Service     string         `json:"service"`
-	Policy      string         `json:"policy"`
-	ClientAddr  netip.AddrPort `json:"client"`
-	Local       netip.AddrPort `json:"local"`
-	BackendAddr netip.AddrPort `json:"backend"`
-	Reason      Reason         `json:"reason"`
-	Detail      string         `json:"detail,omitempty"`
-	First       First          `json:"first"`
-	Outcome     Outcome        `json:"outcome"`
-	Client      EndedSide      `json:"client_side"`
-	Backend     EndedSide      `json:"backend_side"`
-	ToBackend   int64          `json:"to_backend_bytes"`
-	ToClient    int64          `json:"to_client_bytes"`
-	Opened      time.Time      `json:"opened"`
-	Lasted      time.Duration  `json:"lasted_ns"`
-	Connect     time.Duration  `json:"connect_ns"`
-	Retries     int            `json:"retries"`
+	ID          uint64          `json:"id"`
+	Service     string          `json:"service"`
+	Policy      string          `json:"policy"`
+	ClientAddr  netip.AddrPort  `json:"client"`
+	Local       netip.AddrPort  `json:"local"`
+	BackendAddr netip.AddrPort  `json:"backend"`
+	Reason      Reason          `json:"reason"`
+	Detail      string          `json:"detail,omitempty"`
+	First       First           `json:"first"`
+	Outcome     Outcome         `json:"outcome"`
+	Client      EndedSide       `json:"client_side"`
+	Backend     EndedSide       `json:"backend_side"`
+	ToBackend   int64           `json:"to_backend_bytes"`
+	ToClient    int64           `json:"to_client_bytes"`
+	Opened      time.Time       `json:"opened"`
+	Lasted      time.Duration   `json:"lasted_ns"`
+	Connect     time.Duration   `json:"connect_ns"`
+	Retries     int             `json:"retries"`
+	Carrier     tcpinfo.Carrier `json:"carrier,omitempty"`     // of a proxied connection
+	Why         string          `json:"carrier_why,omitempty"` // why not a cheaper one
 }
 
 // record describes the session as it ends, before its connections are let go.
@@ -61,7 +65,7 @@ func (s *Session) record() Ended {
 		Client: s.Client.end(), Backend: s.Backend.end(),
 		ToBackend: s.toBackend(), ToClient: s.Client.sent.Load(),
 		Opened: s.loop.Time(s.opened), Lasted: s.endedAt - s.opened,
-		Retries: int(s.retries.Load()),
+		Retries: int(s.retries.Load()), Carrier: s.server.relays(), Why: s.why,
 	}
 	if at := s.ready.Load(); at != 0 {
 		e.Connect = time.Duration(at) - s.opened
@@ -127,14 +131,15 @@ func (r *endedRing) list() []Ended {
 
 // Counters are a service's totals since it was made.
 type Counters struct {
-	Accepted     uint64            `json:"accepted"`
-	AcceptErrors uint64            `json:"accept_errors"`
-	Active       int64             `json:"active"`   // not ended
-	Settling     int64             `json:"settling"` // ended, an acknowledgement is awaited
-	Ended        map[string]uint64 `json:"ended"`    // by reason
-	ToBackend    int64             `json:"to_backend_bytes"`
-	ToClient     int64             `json:"to_client_bytes"`
-	Full         uint64            `json:"full"` // times max_conns was reached
+	Accepted     uint64                    `json:"accepted"`
+	AcceptErrors uint64                    `json:"accept_errors"`
+	Active       int64                     `json:"active"`   // not ended
+	Settling     int64                     `json:"settling"` // ended, an acknowledgement is awaited
+	Ended        map[string]uint64         `json:"ended"`    // by reason
+	ToBackend    int64                     `json:"to_backend_bytes"`
+	ToClient     int64                     `json:"to_client_bytes"`
+	Full         uint64                    `json:"full"`              // times max_conns was reached
+	Carried      map[tcpinfo.Carrier]int64 `json:"carried,omitempty"` // active ones by what carries them, where the network can carry
 }
 
 // tally is what Counters are made of.

@@ -14,17 +14,17 @@ var ErrUnknown = errors.New("no live connection has that ID")
 // Kill ends a connection on the operator's word: "fin" closes both sides in
 // order and resets who does not answer within fin_wait2, "rst" resets both at once.
 func (s *Server) Kill(id uint64, how string) error {
-	session := s.session(id)
-	if session == nil {
-		return ErrUnknown
-	}
-	switch how {
-	case "fin":
-		session.Wake(ReadyEnd)
-	case "rst":
-		session.Wake(ReadyKill)
-	default:
+	if how != "fin" && how != "rst" {
 		return fmt.Errorf("unknown way %q to end a connection; allowed: fin, rst", how)
+	}
+	session := s.session(id)
+	switch {
+	case session == nil:
+		return s.carriage.kill(id, how)
+	case how == "fin":
+		session.Wake(ReadyEnd)
+	default:
+		session.Wake(ReadyKill)
 	}
 	return nil
 }
@@ -53,17 +53,9 @@ type Probed struct {
 // Probe sends both sides of a connection a keepalive segment now and waits for
 // the answers, some seconds at most.
 func (s *Server) Probe(ctx context.Context, id uint64) (Probed, error) {
-	session := s.session(id)
-	if session == nil {
+	client, backend := s.ask(id)
+	if client == nil {
 		return Probed{}, ErrUnknown
-	}
-	client := ask(session.Client.Conn)
-	session.shard.mu.Lock()
-	second := session.Backend.Conn
-	session.shard.mu.Unlock()
-	var backend <-chan tcpinfo.Probe
-	if second != nil {
-		backend = ask(second)
 	}
 	var p Probed
 	select {
@@ -81,6 +73,39 @@ func (s *Server) Probe(ctx context.Context, id uint64) (Probed, error) {
 		return p, ctx.Err()
 	}
 	return p, nil
+}
+
+// ask probes both sides of a connection; client is nil if there is none of that
+// ID, backend if it has none.
+func (s *Server) ask(id uint64) (client, backend <-chan tcpinfo.Probe) {
+	session := s.session(id)
+	if session == nil {
+		return s.carriage.ask(id)
+	}
+	client = ask(session.Client.Conn)
+	session.shard.mu.Lock()
+	second := session.Backend.Conn
+	session.shard.mu.Unlock()
+	if second != nil {
+		backend = ask(second)
+	}
+	return client, backend
+}
+
+func (c *carriage) ask(id uint64) (client, backend <-chan tcpinfo.Probe) {
+	if c.carrier == nil {
+		return nil, nil
+	}
+	ref, ok := c.carrier.Find(c.server.name, id)
+	if !ok {
+		return nil, nil
+	}
+	leg := func(name tcpinfo.LegName) <-chan tcpinfo.Probe {
+		answer := make(chan tcpinfo.Probe, 1)
+		c.carrier.ProbeLeg(ref, name, func(p tcpinfo.Probe) { answer <- p })
+		return answer
+	}
+	return leg(tcpinfo.ClientLeg), leg(tcpinfo.BackendLeg)
 }
 
 // ask probes one side. Its answer always fits into the channel.

@@ -17,6 +17,7 @@ type Plan struct {
 	FinGrace   time.Duration // how long a peer has to answer our FIN
 	LingerRead time.Duration // how long after our FIN the peer's bytes are read and dropped
 	Spread     time.Duration // closes are spread over this time
+	refuse     string        // how new connections are turned away
 	account    *account
 }
 
@@ -83,7 +84,7 @@ func (s *Server) newPlan(d config.Drain, t Target, cause string) *Plan {
 		linger = grace
 	}
 	return &Plan{
-		Start: now, Deadline: now + deadline, FinGrace: grace, LingerRead: linger, Spread: min(d.Spread, deadline),
+		Start: now, Deadline: now + deadline, FinGrace: grace, LingerRead: linger, Spread: min(d.Spread, deadline), refuse: d.Refuse,
 		account: &account{target: t, cause: cause, began: s.loops.epoch.Add(now), start: now, minimum: d.Min},
 	}
 }
@@ -149,6 +150,13 @@ func (p *Plan) takeBack(now time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.takenUp, a.over = true, now
+}
+
+// taken reports whether the drain was taken back.
+func (p *Plan) taken() bool {
+	p.account.mu.Lock()
+	defer p.account.mu.Unlock()
+	return p.account.takenUp
 }
 
 // result is the report so far.

@@ -25,6 +25,8 @@ type Row struct {
 	Connect     time.Duration   `json:"connect_ns"` // until the backend was connected
 	Retries     int             `json:"retries"`    // attempts at backends that failed
 	Policy      string          `json:"policy"`
+	Carrier     tcpinfo.Carrier `json:"carrier,omitempty"`     // of a proxied connection
+	Why         string          `json:"carrier_why,omitempty"` // why not a cheaper one
 	ClientLife  Life            `json:"client_life"`
 	BackendLife Life            `json:"backend_life"`
 	ClientInfo  Info            `json:"client_info"`
@@ -37,6 +39,7 @@ type seen struct {
 	s       *Session
 	conn    Conn // the backend's, nil without one
 	backend netip.AddrPort
+	why     string
 }
 
 // sessions copies the shard's list.
@@ -44,7 +47,7 @@ func (sh *shard) sessions(to []seen) []seen {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for s := sh.first; s != nil; s = s.next {
-		to = append(to, seen{s, s.Backend.Conn, s.backend})
+		to = append(to, seen{s, s.Backend.Conn, s.backend, s.why})
 	}
 	return to
 }
@@ -58,7 +61,7 @@ func (v seen) row(now time.Duration) Row {
 		Policy:     s.server.Settings().Service.Policy,
 		ClientInfo: client.Info(), ClientLife: client.Life(),
 		Opened: s.loop.Time(s.opened), Age: now - s.opened, Idle: now - s.Moved(),
-		Retries: int(s.retries.Load()),
+		Retries: int(s.retries.Load()), Carrier: s.server.relays(), Why: v.why,
 	}
 	r.State = r.ClientInfo.State
 	r.ToClient, r.ToBackend = s.Client.sent.Load(), s.toBackend()

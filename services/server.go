@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // Server is the common part of all Services: it listens, makes a Session of
@@ -25,14 +26,15 @@ type Server struct {
 	patient bool
 	proxies bool
 
-	phase  phaseVar
-	plan   atomic.Pointer[Plan]
-	active atomic.Int64 // admitted and not ended
-	live   atomic.Int64 // not gone: active or settling
-	full   atomic.Bool  // doors wait for one to end
-	turn   atomic.Uint32
-	shards []*shard
-	doors  atomic.Pointer[[]*door] // changed with turning held
+	phase    phaseVar
+	plan     atomic.Pointer[Plan]
+	active   atomic.Int64 // admitted and not ended
+	live     atomic.Int64 // not gone: active or settling
+	full     atomic.Bool  // doors wait for one to end
+	turn     atomic.Uint32
+	shards   []*shard
+	carriage *carriage
+	doors    atomic.Pointer[[]*door] // changed with turning held
 
 	idle     chan struct{} // capacity 1; sent to when live reaches 0
 	stopping chan struct{} // closed by Close
@@ -72,6 +74,7 @@ func NewServer(c config.Service, p config.Policy, env Env, open OpenFunc) *Serve
 		sh.Init(s.loops.At(i), sh)
 		s.shards = append(s.shards, sh)
 	}
+	s.carriage = newCarriage(s)
 	return s
 }
 
@@ -194,6 +197,11 @@ func (s *Server) left(e Ended, plan *Plan) {
 	if plan != nil {
 		plan.account.ended(e, s.loops.Now())
 	}
+	s.goneOne()
+}
+
+// goneOne tells who waits for the last connection.
+func (s *Server) goneOne() {
 	if s.live.Add(-1) > 0 {
 		return
 	}
@@ -210,11 +218,34 @@ func (s *Server) Conns() []Row {
 		all = sh.sessions(all)
 	}
 	now := s.loops.Now()
-	rows := make([]Row, len(all))
+	rows := make([]Row, len(all), len(all)+int(max(s.carriage.live(), 0)))
 	for i, v := range all {
 		rows[i] = v.row(now)
 	}
+	if c := s.carriage.carrier; c != nil {
+		c.List(s.name, func(v *tcpinfo.Carried) { rows = append(rows, s.rowOfCarried(v, now)) })
+	}
 	return rows
+}
+
+// HasConn reports whether a connection of that ID lives.
+func (s *Server) HasConn(id uint64) bool {
+	if s.session(id) != nil {
+		return true
+	}
+	c := s.carriage.carrier
+	if c == nil {
+		return false
+	}
+	_, ok := c.Find(s.name, id)
+	return ok
+}
+
+// Left counts the connections that have not ended, and those that have but for
+// an acknowledgement.
+func (s *Server) Left() (active, settling int64) {
+	active = s.active.Load()
+	return active, max(0, s.live.Load()-active)
 }
 
 // Ended lists the last connections that ended, newest first.
@@ -223,8 +254,7 @@ func (s *Server) Ended() []Ended { return s.ring.list() }
 // Counters are the service's totals.
 func (s *Server) Counters() Counters {
 	c := s.tally.counters()
-	c.Active = s.active.Load()
-	c.Settling = max(0, s.live.Load()-c.Active)
+	c.Active, c.Settling = s.Left()
 	var all []seen
 	for _, sh := range s.shards {
 		all = sh.sessions(all)
@@ -233,5 +263,14 @@ func (s *Server) Counters() Counters {
 		c.ToBackend += v.s.toBackend()
 		c.ToClient += v.s.Client.sent.Load()
 	}
+	if s.carriage.carrier == nil {
+		return c
+	}
+	spliced, direct := max(s.carriage.spliced.Load(), 0), max(s.carriage.direct.Load(), 0)
+	c.Carried = map[tcpinfo.Carrier]int64{tcpinfo.Relay: max(c.Active-spliced-direct, 0), tcpinfo.Splice: spliced, tcpinfo.Direct: direct}
+	s.carriage.carrier.List(s.name, func(v *tcpinfo.Carried) {
+		c.ToBackend += v.Backend.Sent
+		c.ToClient += v.Client.Sent
+	})
 	return c
 }

@@ -56,6 +56,10 @@ type Service interface {
 	Conns() []Row
 	Ended() []Ended
 	Counters() Counters
+	// HasConn finds a live connection, Left counts the live ones and those that
+	// wait for an acknowledgement; neither looks at each, or makes a list.
+	HasConn(id uint64) bool
+	Left() (active, settling int64)
 	// Kill ends a live connection, Probe asks whether its peers live; both
 	// return ErrUnknown if the service does not have it.
 	Kill(id uint64, how string) error

@@ -44,6 +44,7 @@ type Session struct {
 	ready    atomic.Int64 // loop time when the backend was connected, 0 before
 	retries  atomic.Int32
 	backend  netip.AddrPort // last tried, guarded by shard.mu
+	why      string         // why it is relayed, guarded by shard.mu
 	reason   Reason
 	first    First
 	detail   string
@@ -74,11 +75,11 @@ func (s *Session) Touch(now time.Duration) { s.moved.Store(int64(now)) }
 // Plan is how the session drains, by its own, its backend's or its service's:
 // the one with the earliest deadline. It is nil while the session doesn't.
 func (s *Session) Plan() *Plan {
-	all, own := s.server.plan.Load(), s.own.Load()
-	if own != nil && (all == nil || own.Deadline < all.Deadline) {
-		return own
+	own := s.own.Load()
+	if own == handedOver {
+		own = nil
 	}
-	return all
+	return earlier(s.server.plan.Load(), own)
 }
 
 // Join makes the session drain by a plan of its own, unless it has one.
@@ -101,6 +102,17 @@ func (s *Session) Begin(now time.Duration) bool {
 	}
 	s.Client.Conn.Notify(func() { s.Wake(ReadyClient) })
 	return true
+}
+
+// Relays says why the session's bytes are relayed and not carried more cheaply.
+func (s *Session) Relays(why string) {
+	if s.shard == nil { // nobody sees it yet
+		s.why = why
+		return
+	}
+	s.shard.mu.Lock()
+	s.why = why
+	s.shard.mu.Unlock()
 }
 
 // Dialled makes c the backend's connection, which wakes the session.

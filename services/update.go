@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // Withdraw begins to stop listening on every address but those to keep: new
@@ -25,6 +26,7 @@ func (s *Server) Withdraw(keep []netip.AddrPort) {
 			continue
 		}
 		s.network.Refuse(addr, "rst")
+		s.carry([]*door{d}, tcpinfo.Relay)
 		d.Wake(ReadyEnd)
 	}
 	s.doors.Store(&kept)

@@ -114,6 +114,15 @@ func (a *AckDelay) Close() {
 	}
 }
 
+// Flush sends what is held, now.
+func (a *AckDelay) Flush() {
+	if send := a.send.Load(); send != nil {
+		for i := range a.shards {
+			a.release(&a.shards[i], *send, time.Since(a.start)+2*ackDelay)
+		}
+	}
+}
+
 // Inbound implements frame.Filter.
 func (a *AckDelay) Inbound(*frame.Frame) frame.Verdict { return frame.Pass }
 
@@ -166,6 +175,11 @@ func (a *AckDelay) pass(slot *ackSlot, s segment) {
 	}
 	if slot.skip > 0 && s.pure {
 		slot.skip--
+	}
+	if s.bare && (!s.pure || s.ack == slot.acked) {
+		// Something is missing. RFC 5681, 4.2: "SHOULD send an immediate ACK when
+		// the incoming segment fills in all or part of a gap".
+		slot.skip = max(slot.skip, 1)
 	}
 	slot.acked = s.ack
 	slot.fin = slot.fin || s.flags&(tcpFIN|tcpRST) != 0
@@ -317,7 +331,8 @@ type segment struct {
 	names []byte // both addresses and ports
 	ack   uint32
 	flags uint8
-	pure  bool // nothing but an acknowledgement
+	bare  bool // an acknowledgement without data
+	pure  bool // and with nothing else that matters
 }
 
 const (
@@ -342,8 +357,8 @@ func parseSegment(p []byte) (s segment, ok bool) {
 	}
 	s.ack, s.flags = binary.BigEndian.Uint32(tcp[8:]), tcp[13]
 	header := int(tcp[12]>>4) * 4
-	s.pure = s.flags == tcpACK && length == header && len(tcp) == header &&
-		(header == tcpHeader || header == tcpHeader+12 && onlyTimestamps(tcp[tcpHeader:])) &&
+	s.bare = s.flags == tcpACK && length == header && len(tcp) == header
+	s.pure = s.bare && (header == tcpHeader || header == tcpHeader+12 && onlyTimestamps(tcp[tcpHeader:])) &&
 		binary.BigEndian.Uint16(tcp[14:]) != 0 // a closed window is news
 	return s, true
 }

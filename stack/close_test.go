@@ -95,7 +95,7 @@ func TestAbortInTimeWaitIsSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	client.Close()
-	within(t, time.Second, "TIME-WAIT", isState(c, "TIME-WAIT"))
+	within(t, 10*time.Second, "TIME-WAIT", isState(c, "TIME-WAIT"))
 	c.Abort()
 	if got := c.State(); got != "TIME-WAIT" || !c.FinAcked() {
 		t.Errorf("state is %s, FIN acknowledged %v; want TIME-WAIT, true", got, c.FinAcked())
@@ -119,7 +119,7 @@ func TestClosingAListenerResetsWhoeverWasNotAccepted(t *testing.T) {
 		t.Fatal(err)
 	}
 	labtest.Close(t, client)
-	within(t, time.Second, "the connection in the queue", func() bool { return r.States()["ESTABLISHED"] == 1 })
+	within(t, 10*time.Second, "the connection in the queue", func() bool { return r.States()["ESTABLISHED"] == 1 })
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

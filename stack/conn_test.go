@@ -145,7 +145,7 @@ func TestTheClientFinishesFirstAndStillHears(t *testing.T) {
 			if _, err := client.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("our FIN reads as %v, want %v", err, io.EOF)
 			}
-			within(t, time.Second, "our FIN acknowledged", c.FinAcked)
+			within(t, 10*time.Second, "our FIN acknowledged", c.FinAcked)
 			if got := c.State(); got != "CLOSED" {
 				t.Errorf("state is %s, want CLOSED: the client keeps TIME-WAIT", got)
 			}
@@ -172,7 +172,7 @@ func TestWeFinishFirstAndStillHear(t *testing.T) {
 			if _, err := client.Read(make([]byte, 1)); err != io.EOF {
 				t.Fatalf("our FIN reads as %v, want %v", err, io.EOF)
 			}
-			within(t, time.Second, "FIN-WAIT-2", isState(c, "FIN-WAIT-2"))
+			within(t, 10*time.Second, "FIN-WAIT-2", isState(c, "FIN-WAIT-2"))
 			sayTo(t, client, "answer")
 			if got := read(t, c, 6); got != "answer" {
 				t.Errorf("heard %q", got)
@@ -242,7 +242,7 @@ func TestCloseWithUnreadDataIsARST(t *testing.T) {
 	r := newRig(t, want{})
 	c, client := r.accepted(t, r.listen(t, box4, 80, "default"))
 	sayTo(t, client, "nobody reads this")
-	within(t, time.Second, "data received", func() bool { return c.Info().RcvQueue > 0 })
+	within(t, 10*time.Second, "data received", func() bool { return c.Info().RcvQueue > 0 })
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -256,12 +256,12 @@ func TestThePeersRSTIsToldToEveryReader(t *testing.T) {
 	r := newRig(t, want{})
 	c, client := r.accepted(t, r.listen(t, box4, 80, "default"))
 	sayTo(t, client, "last words")
-	within(t, time.Second, "data received", func() bool { return c.Info().RcvQueue == 10 })
+	within(t, 10*time.Second, "data received", func() bool { return c.Info().RcvQueue == 10 })
 	if err := client.SetLinger(0); err != nil {
 		t.Fatal(err)
 	}
 	client.Close()
-	within(t, time.Second, "dead", isState(c, "CLOSED"))
+	within(t, 10*time.Second, "dead", isState(c, "CLOSED"))
 	if err := c.Established(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("Established says %v, want %v", err, syscall.ECONNRESET)
 	}

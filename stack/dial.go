@@ -20,6 +20,15 @@ const dialTries = 32
 // once: Conn.Established tells how it goes. A SYN is repeated after 1, 3, 7 ...
 // seconds, as often as syn_retries says; to give up earlier, Abort.
 func (s *Stack) Dial(remote netip.AddrPort, policy string) (*Conn, error) {
+	c, err := s.dialHeld(remote, policy)
+	if err == nil && s.flows != nil {
+		s.Unhold(c)
+	}
+	return c, err
+}
+
+// dialHeld dials, and what the peer sends may be held back: see flow.Table.Hold.
+func (s *Stack) dialHeld(remote netip.AddrPort, policy string) (*Conn, error) {
 	p, err := s.policy(policy)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", remote, err)

@@ -2,19 +2,13 @@ package stack
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"reflect"
-	"runtime"
-	"slices"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -74,6 +68,12 @@ type savedConn struct {
 	State         uint32
 }
 
+// savedConns stands before the endpoints.
+type savedConns struct {
+	Conns      []savedConn
+	Neighbours []savedNeighbour
+}
+
 // Loaded are the connections that Load has made again.
 type Loaded struct {
 	Conns   map[uint64]*Conn // by the ID they had
@@ -88,6 +88,7 @@ type links struct {
 	stack, protocol, handshake uintptr
 	reserved, flags, dest      uintptr
 	finWait2                   uintptr
+	queues                     queues
 }
 
 func findLinks() (*links, error) {
@@ -97,7 +98,7 @@ func findLinks() (*links, error) {
 		stack: f.at(ep, "stack", reflect.Pointer), protocol: f.at(ep, "protocol", reflect.Pointer),
 		handshake: f.at(ep, "h", reflect.Pointer), reserved: f.at(ep, "isPortReserved", reflect.Bool),
 		flags: f.at(ep, "boundPortFlags", reflect.Struct), dest: f.at(ep, "boundDest", reflect.Struct),
-		finWait2: f.at(ep, "finWait2Timer", reflect.Interface),
+		finWait2: f.at(ep, "finWait2Timer", reflect.Interface), queues: f.queues(ep),
 	}
 	for name, want := range map[string]reflect.Type{
 		"stack": reflect.TypeFor[*gstack.Stack](), "boundPortFlags": reflect.TypeFor[ports.Flags](),
@@ -142,114 +143,10 @@ func (s *Stack) Save(w io.Writer, conns []*Conn) error {
 			defer c.queue.EventRegister(&c.entry)
 		}
 	}
-	if err := gob.NewEncoder(w).Encode(list); err != nil {
+	if err := gob.NewEncoder(w).Encode(savedConns{list, s.neighbours()}); err != nil {
 		return fmt.Errorf("write connections: %w", err)
 	}
 	return s.links.writeAll(w, r)
-}
-
-// groupSize is how many connections are written together. A group is of one
-// goroutine, and what the package remembers while it writes stays small.
-const groupSize = 64
-
-// groups cuts what is written into parts with no memory in common: the package
-// writes a slice to the end of its array.
-func (r *root) groups() (all []*root) {
-	for i := 0; i < len(r.endpoints); i += groupSize {
-		end := min(i+groupSize, len(r.endpoints))
-		g := &root{endpoints: slices.Clone(r.endpoints[i:end])}
-		if i < len(r.queues) {
-			g.queues = slices.Clone(r.queues[i:min(end, len(r.queues))])
-		}
-		all = append(all, g)
-	}
-	return all
-}
-
-// writeAll writes all groups, in their order, each behind its size.
-func (l *links) writeAll(w io.Writer, r *root) error {
-	groups := r.groups()
-	parts, errs := make([]chan *bytes.Buffer, len(groups)), make([]error, len(groups))
-	for i := range parts {
-		parts[i] = make(chan *bytes.Buffer, 1)
-	}
-	wait := parallel(len(groups), func(i int) {
-		b := new(bytes.Buffer)
-		errs[i] = l.write(b, groups[i])
-		parts[i] <- b
-	})
-	var failed error
-	for i := range groups {
-		b := <-parts[i]
-		if failed = errors.Join(failed, errs[i]); failed != nil {
-			continue
-		}
-		if _, failed = w.Write(binary.BigEndian.AppendUint32(nil, uint32(b.Len()))); failed == nil {
-			_, failed = w.Write(b.Bytes())
-		}
-	}
-	wait()
-	return failed
-}
-
-// parallel calls do with 0 to n-1, on as many goroutines as there are threads;
-// wait waits for them.
-func parallel(n int, do func(i int)) (wait func()) {
-	var next atomic.Int64
-	var all sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), n) {
-		all.Go(func() {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= n {
-					return
-				}
-				do(i)
-			}
-		})
-	}
-	return all.Wait
-}
-
-// partMost bounds a group: each connection may have some megabytes in its buffers.
-const partMost = 1 << 30
-
-// readAll reads what writeAll has written of n connections.
-func readAll(r io.Reader, n int) (*root, error) {
-	count := (n + groupSize - 1) / groupSize
-	groups, errs := make([]root, count), make([]error, count)
-	var all sync.WaitGroup
-	room := make(chan struct{}, runtime.GOMAXPROCS(0))
-	var failed error
-	for i := range groups {
-		var size [4]byte
-		if _, failed = io.ReadFull(r, size[:]); failed != nil {
-			break
-		}
-		length := int64(binary.BigEndian.Uint32(size[:]))
-		if length > partMost {
-			failed = errors.New("a part is too large")
-			break
-		}
-		var part bytes.Buffer
-		if _, failed = io.CopyN(&part, r, length); failed != nil {
-			break
-		}
-		room <- struct{}{}
-		all.Go(func() {
-			_, errs[i] = state.Load(context.Background(), &part, &groups[i])
-			<-room
-		})
-	}
-	all.Wait()
-	whole := &root{}
-	for i := range groups {
-		if errs[i] != nil {
-			failed = errors.Join(failed, short(errs[i]))
-		}
-		whole.endpoints, whole.queues = append(whole.endpoints, groups[i].endpoints...), append(whole.queues, groups[i].queues...)
-	}
-	return whole, failed
 }
 
 // gather lists what Save writes.
@@ -296,21 +193,6 @@ func idAddrs(e *tcp.Endpoint) (local, remote netip.AddrPort) {
 		addrPort(tcpip.FullAddress{Addr: e.ID.RemoteAddress, Port: e.ID.RemotePort})
 }
 
-// write writes the endpoints as if they were of a stack of their own.
-func (l *links) write(w io.Writer, r *root) error {
-	standIn := gstack.New(gstack.Options{})
-	defer standIn.Destroy()
-	standIn.SetAllowConnectedOnSave(true) // or gVisor would end them
-	defer standIn.Resume()                // they take segments again
-	for _, e := range r.endpoints {
-		defer l.lead(e, standIn)()
-	}
-	if _, err := state.Save(context.Background(), w, r); err != nil {
-		return fmt.Errorf("write connections: %w", short(err))
-	}
-	return nil
-}
-
 // lead makes an endpoint point to another stack and to no handshake, which
 // would lead to its listener. The function returned takes it back.
 func (l *links) lead(e *tcp.Endpoint, to *gstack.Stack) (back func()) {
@@ -326,26 +208,17 @@ func (l *links) lead(e *tcp.Endpoint, to *gstack.Stack) (back func()) {
 	}
 }
 
-// short is the first of what gVisor says, which goes on with lists of all
-// fields and with stack traces.
-func short(err error) error {
-	const most = 160
-	text, _, _ := strings.Cut(err.Error(), "\n")
-	if len(text) > most {
-		text = text[:most] + " ..."
-	}
-	return errors.New(text)
-}
-
 // Load makes the connections that Save has written again, under the policies
 // of this stack. Nothing reaches a wire and no segment is taken in before the
 // cards' endpoints run; call Loaded.Go then.
 func (s *Stack) Load(r *bufio.Reader) (*Loaded, error) {
-	var list []savedConn
-	if err := gob.NewDecoder(r).Decode(&list); err != nil {
+	var head savedConns
+	if err := gob.NewDecoder(r).Decode(&head); err != nil {
 		return nil, fmt.Errorf("read connections: %w", err)
 	}
-	from, err := readAll(r, len(list))
+	s.meet(head.Neighbours)
+	list := head.Conns
+	from, err := s.links.readAll(r, len(list))
 	if err != nil {
 		return nil, fmt.Errorf("read connections: %w", err)
 	}
@@ -425,7 +298,7 @@ func (s *Stack) reconn(e *tcp.Endpoint, queue *waiter.Queue, v *savedConn) *Conn
 	}
 	c := &Conn{id: v.ID, s: s, policy: policy, ep: e, queue: queue, local: v.Local, remote: v.Remote, unarmed: v.Unarmed}
 	c.finSent.Store(v.FinSent)
-	raise(&s.nextID, v.ID)
+	raise(s.nextID, v.ID)
 	return c
 }
 

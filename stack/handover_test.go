@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/lab/labtest"
 	"github.com/lastack/lastack/stack"
 	"github.com/lastack/lastack/stack/flow"
 )
@@ -68,6 +69,7 @@ func TestConnectionsGoOnInAnotherStack(t *testing.T) {
 	weClosed, weClosedEnd := r.accepted(t, l4)
 	full, fullEnd := r.accepted(t, l4)
 	letGo, letGoEnd := r.accepted(t, l4)
+	early, earlyEnd := r.accepted(t, l4)
 	server, err := r.peer.Listen(limit(t), "tcp", peer4.String()+":99")
 	if err != nil {
 		t.Fatal(err)
@@ -91,15 +93,22 @@ func TestConnectionsGoOnInAnotherStack(t *testing.T) {
 	within(t, 5*time.Second, "our FIN", isState(weClosed, "FIN-WAIT-2"))
 	stuffed := stuff(t, full)
 	r.line.Cut()
+	sayTo(t, earlyEnd, "first, ") // is lost, and comes again later than the second
+	time.Sleep(5 * time.Millisecond)
+	r.line.Mend()
+	sayTo(t, earlyEnd, "second")
+	time.Sleep(20 * time.Millisecond)
+	r.line.Cut()
 	write(t, unacked, "say it again")
 	closeWrite(t, letGo)
 	letGo.Close()
 
-	next, loaded := r.move(t, idle, six, unread, unacked, theyClosed, weClosed, full, dialled)
-	if loaded.Orphans != 1 || len(loaded.Conns) != 8 {
+	next, loaded := r.move(t, idle, six, unread, unacked, theyClosed, weClosed, full, dialled, early)
+	if loaded.Orphans != 1 || len(loaded.Conns) != 9 {
 		t.Fatalf("%d connections and %d that were let go of", len(loaded.Conns), loaded.Orphans)
 	}
 	next.listen(t, box4, 80, "default")
+	asked := labtest.Capture(t, r.peer, "eth0")
 	r.line.Mend()
 	loaded.Go()
 	conn := func(c *stack.Conn) *stack.Conn {
@@ -129,6 +138,9 @@ func TestConnectionsGoOnInAnotherStack(t *testing.T) {
 	if got := hear(t, unackedEnd, 12); got != "say it again" {
 		t.Errorf("the peer heard %q", got)
 	}
+	if got := read(t, conn(early), 13); got != "first, second" {
+		t.Errorf("heard %q", got)
+	}
 	if err := ending(t, conn(theyClosed)); err != io.EOF {
 		t.Errorf("who had finished reads as %v", err)
 	}
@@ -150,6 +162,11 @@ func TestConnectionsGoOnInAnotherStack(t *testing.T) {
 	letGoEnd.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := letGoEnd.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the FIN of who was let go of came as %v", err)
+	}
+	for _, f := range asked.Frames() {
+		if !f.Outgoing && len(f.Data) >= 42 && bytes.Equal(f.Data[:6], broadcast) && f.Data[12] == 8 && f.Data[13] == 6 && bytes.Equal(f.Data[38:42], peer4.AsSlice()) {
+			t.Error("the new stack has to ask where the peer is")
+		}
 	}
 	for _, c := range []*stack.Conn{idle, dialled} { // each end in order, and its port is free
 		n := conn(c)

@@ -54,7 +54,7 @@ func TestAPeerIsGivenUpWhenItWasPredictedInRealTimeToo(t *testing.T) {
 	c, client := r.accepted(t, r.listen(t, box4, 80, "quick"))
 	write(t, c, "measure")
 	hear(t, client, 7)
-	within(t, time.Second, "an RTT", func() bool { return c.Info().RTT > 0 && c.Info().Unacked == 0 })
+	within(t, 10*time.Second, "an RTT", func() bool { return c.Info().RTT > 0 && c.Info().Unacked == 0 })
 	predicted := predict.Data(p, c.Info().RTT)
 	r.line.Cut()
 	begin := time.Now()

@@ -2,13 +2,11 @@ package stack
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/state"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/link/loopback"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -43,14 +41,31 @@ func Sample(w io.Writer) error {
 	defer s.Resume()
 	clock.stop() // no timer may find an endpoint that leads elsewhere
 	defer clock.start()
-	return l.write(w, &root{endpoints: ends})
+	var b bytes.Buffer
+	if err := l.write(&b, &root{endpoints: ends}); err != nil {
+		return err
+	}
+	_, err = w.Write(b.Bytes())
+	return err
 }
 
 // TrySample reads what Sample has written, and tells why that can't be done.
 func TrySample(r io.Reader) error {
-	var from root
-	if _, err := state.Load(context.Background(), r, &from); err != nil {
-		return fmt.Errorf("its connections are of another form: %w", short(err))
+	l, err := findLinks()
+	if err != nil {
+		return err
+	}
+	endpoints, err := readPart(r)
+	var payloads []byte
+	if err == nil {
+		payloads, err = readPart(r)
+	}
+	var from *root
+	if err == nil {
+		from, err = l.read(endpoints, payloads)
+	}
+	if err != nil {
+		return fmt.Errorf("its connections are of another form: %w", err)
 	}
 	if len(from.endpoints) != 2 {
 		return fmt.Errorf("its sample has %d ends of a connection where 2 belong", len(from.endpoints))

@@ -7,13 +7,13 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	glog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -41,13 +41,14 @@ type Stack struct {
 	log       *slog.Logger
 	policies  atomic.Pointer[map[string]*config.Policy]
 	names     map[string]tcpip.NICID
+	nics      map[tcpip.NICID]gstack.NetworkInterface
 	cards     []Link
 	gate      *Gate
 	flows     *flow.Table // nil without one
 	fields    *fields
 	links     *links
 	clock     *Clock // nil if it is not the real one
-	nextID    atomic.Uint64
+	nextID    *atomic.Uint64
 	routers   *routers
 	onAddress func(AddressChange)
 
@@ -77,6 +78,9 @@ type Options struct {
 	OnAddress func(AddressChange)
 	Log       *slog.Logger // nil discards
 	Clock     tcpip.Clock  // nil is a new Clock; Pause needs one
+	// IDs numbers connections; nil is a new count. Flows has the same, if it
+	// carries some by itself.
+	IDs *atomic.Uint64
 }
 
 // New assembles the stack, checks that nobody else uses its addresses and
@@ -88,11 +92,16 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{
-		log:   o.Log,
-		names: make(map[string]tcpip.NICID),
-		cards: o.Links,
-		gate:  o.Gate,
-		flows: o.Flows,
+		log:    o.Log,
+		names:  make(map[string]tcpip.NICID),
+		nics:   make(map[tcpip.NICID]gstack.NetworkInterface),
+		cards:  o.Links,
+		gate:   o.Gate,
+		flows:  o.Flows,
+		nextID: o.IDs,
+	}
+	if s.nextID == nil {
+		s.nextID = new(atomic.Uint64)
 	}
 	for _, l := range o.Links {
 		for _, p := range l.Interface.Addresses {
@@ -100,6 +109,9 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 				s.broadcasts = append(s.broadcasts, b)
 			}
 		}
+	}
+	if s.flows != nil {
+		s.flows.NoPeers(s.noPeers())
 	}
 	err := s.SetPolicies(o.Config.Policies)
 	if err != nil {
@@ -120,7 +132,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	s.s = gstack.New(gstack.Options{
 		Clock: o.Clock,
 		NetworkProtocols: []gstack.NetworkProtocolFactory{
-			arp.NewProtocol,
+			s.meetCards,
 			ipv4.NewProtocolWithOptions(ipv4.Options{IGMP: ipv4.IGMPOptions{Enabled: true}}),
 			ipv6.NewProtocolWithOptions(ipv6.Options{
 				NDPConfigs: ndpConfig(false),
@@ -141,6 +153,17 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// noPeers are the addresses that no peer of ours has.
+func (s *Stack) noPeers() []netip.Addr {
+	list := slices.Clone(s.broadcasts)
+	for _, l := range s.cards {
+		for _, p := range l.Interface.Addresses {
+			list = append(list, p.Addr())
+		}
+	}
+	return list
 }
 
 // limited ends a connection that was in a state for as long as its policy

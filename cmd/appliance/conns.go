@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -31,11 +32,13 @@ func connsCommand() *cli.Command {
 			"  src, dst, client, backend      an address, a subnet, ADDRESS:PORT or :PORT\n" +
 			"  sport, dport                   = != < > <= >= and a port\n" +
 			"  service, policy, reason NAME   reason only with --closed\n" +
+			"  carrier NAME                   relay, splice, direct\n" +
 			"  and, or, not, ( )\n\n" +
 			"`state time-wait` lists also those that no service has any more.",
 		Flags: []cli.Flag{socketFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "closed", Usage: "the last that ended, newest first, and why"},
 			&cli.BoolFlag{Name: "brief", Aliases: []string{"b"}, Usage: "one line for each, without TCP's own figures"},
+			&cli.BoolFlag{Name: "wide", Usage: "tell also why nothing cheaper carries them"},
 			&cli.StringFlag{Name: "service", Usage: "only the connections of `SERVICE`"},
 			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Usage: "at most `N` of them; 0 is all"},
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, until ^C"},
@@ -65,12 +68,14 @@ func connsOnce(c *cli.Context, filter connfilter.Filter, rates *rates) error {
 		return list(c, client.Ended, func(e services.Ended) bool {
 			conn := endedConn(e)
 			return service(e.Service) && filter.Match(&conn)
-		}, writeEnded)
+		}, func(w io.Writer, rows []services.Ended) error { return writeEnded(w, rows, c.Bool("wide")) })
 	}
 	if err := list(c, client.Conns, func(r services.Row) bool {
 		conn := liveConn(r)
 		return service(r.Service) && filter.Match(&conn)
-	}, func(w io.Writer, rows []services.Row) error { return writeConns(w, rows, c.Bool("brief"), rates) }); err != nil {
+	}, func(w io.Writer, rows []services.Row) error {
+		return writeConns(w, rows, look{c.Bool("brief"), c.Bool("wide"), rates})
+	}); err != nil {
 		return err
 	}
 	if c.NArg() == 0 || c.String("service") != "" || c.Bool("json") {
@@ -106,7 +111,7 @@ func rest(c *cli.Context, client *admin.Client, filter connfilter.Filter) error 
 }
 
 func liveConn(r services.Row) connfilter.Conn {
-	c := connfilter.Conn{Service: r.Service, Policy: r.Policy,
+	c := connfilter.Conn{Service: r.Service, Policy: r.Policy, Carrier: string(r.Carrier),
 		Sides: []connfilter.Side{{State: r.ClientInfo.State, Local: r.Local, Peer: r.Client}}}
 	if r.Backend.IsValid() {
 		c.Sides = append(c.Sides, connfilter.Side{State: r.BackendInfo.State, Local: r.Source, Peer: r.Backend})
@@ -115,7 +120,7 @@ func liveConn(r services.Row) connfilter.Conn {
 }
 
 func endedConn(e services.Ended) connfilter.Conn {
-	c := connfilter.Conn{Service: e.Service, Policy: e.Policy, Reason: e.Reason.String(),
+	c := connfilter.Conn{Service: e.Service, Policy: e.Policy, Carrier: string(e.Carrier), Reason: e.Reason.String(),
 		Sides: []connfilter.Side{{State: e.Client.State, Local: e.Local, Peer: e.ClientAddr}}}
 	if e.Backend.Present {
 		c.Sides = append(c.Sides, connfilter.Side{State: e.Backend.State, Peer: e.BackendAddr})
@@ -154,17 +159,30 @@ func list[T any](c *cli.Context, fetch func(context.Context) ([]T, error), want 
 	return nil
 }
 
-func writeConns(w io.Writer, rows []services.Row, brief bool, rates *rates) error {
-	heads := []string{"ID", "SERVICE", "POLICY", "STATE", "CLIENT", "BACKEND", "TO BACKEND", "TO CLIENT", "AGE", "IDLE"}
-	if rates != nil {
+// look is how connections are listed.
+type look struct {
+	brief bool // without TCP's own figures
+	wide  bool // with why nothing cheaper carries them
+	rates *rates
+}
+
+func writeConns(w io.Writer, rows []services.Row, how look) error {
+	heads := []string{"ID", "SERVICE", "POLICY", "CARRIER", "STATE", "CLIENT", "BACKEND", "TO BACKEND", "TO CLIENT", "AGE", "IDLE"}
+	if how.rates != nil {
 		heads = append(heads, "RATE")
+	}
+	if how.wide {
+		heads = append(heads, "WHY NOT CHEAPER")
 	}
 	t := newTable(heads...)
 	for _, r := range rows {
-		cells := []string{fmt.Sprint(r.ID), r.Service, r.Policy, r.State, r.Client.String(), address(r.Backend),
+		cells := []string{fmt.Sprint(r.ID), r.Service, r.Policy, carrier(r.Carrier), r.State, r.Client.String(), address(r.Backend),
 			size(r.ToBackend), size(r.ToClient), span(r.Age), span(r.Idle)}
-		if rates != nil {
-			cells = append(cells, rates.of(r))
+		if how.rates != nil {
+			cells = append(cells, how.rates.of(r))
+		}
+		if how.wide {
+			cells = append(cells, r.Why)
 		}
 		t.row(cells...)
 	}
@@ -174,7 +192,7 @@ func writeConns(w io.Writer, rows []services.Row, brief bool, rates *rates) erro
 	}
 	lines := strings.SplitAfter(text.String(), "\n")
 	for i, r := range rows {
-		if !brief {
+		if !how.brief {
 			lines[i+1] += sideLines(r)
 		}
 	}
@@ -249,14 +267,25 @@ func tcpLine(i services.Info, l services.Life) string {
 	return b.String()
 }
 
-func writeEnded(w io.Writer, rows []services.Ended) error {
-	t := newTable("ID", "SERVICE", "CLIENT", "BACKEND", "REASON", "FIRST", "OUTCOME", "LAST ACK", "TO BACKEND", "TO CLIENT", "LASTED", "ENDED")
+func writeEnded(w io.Writer, rows []services.Ended, wide bool) error {
+	heads := []string{"ID", "SERVICE", "CARRIER", "CLIENT", "BACKEND", "REASON", "FIRST", "OUTCOME", "LAST ACK", "TO BACKEND", "TO CLIENT", "LASTED", "ENDED"}
+	if wide {
+		heads = append(heads, "WHY NOT CHEAPER")
+	}
+	t := newTable(heads...)
 	for _, e := range rows {
-		t.row(fmt.Sprint(e.ID), e.Service, e.ClientAddr.String(), address(e.BackendAddr), e.Reason.String(), first(e.First),
-			string(e.Outcome), lastACK(e), size(e.ToBackend), size(e.ToClient), span(e.Lasted), e.Opened.Add(e.Lasted).Format("15:04:05"))
+		cells := []string{fmt.Sprint(e.ID), e.Service, carrier(e.Carrier), e.ClientAddr.String(), address(e.BackendAddr), e.Reason.String(), first(e.First),
+			string(e.Outcome), lastACK(e), size(e.ToBackend), size(e.ToClient), span(e.Lasted), e.Opened.Add(e.Lasted).Format("15:04:05")}
+		if wide {
+			cells = append(cells, e.Why)
+		}
+		t.row(cells...)
 	}
 	return t.write(w)
 }
+
+// carrier is what moves a connection's bytes.
+func carrier(by tcpinfo.Carrier) string { return cmp.Or(string(by), "-") }
 
 func first(f services.First) string {
 	if f.Who == "" {

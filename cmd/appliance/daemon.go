@@ -30,7 +30,7 @@ import (
 // accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
 // the one that gives memory back (tidy) and the signs of life (manager). The
 // keeper has one that writes the journals, and after a crash one that sweeps; the
-// leases have two for each interface with DHCP; SSH (ssh) has one for each listener
+// leases have two for each interface with DHCP; one asks for the time; SSH (ssh) has one for each listener
 // and some for each connection.
 type daemon struct {
 	cfg       atomic.Pointer[config.Config] // that is in force
@@ -54,7 +54,8 @@ type daemon struct {
 	gate       stack.Gate
 	clock      *stack.Clock
 	flows      *flow.Table
-	cards      []*flow.Card // one for each endpoint
+	ids        *atomic.Uint64 // of connections, the stack's and the table's
+	cards      []*flow.Card   // one for each endpoint
 	endpoints  []*netif.Endpoint
 	delays     []*stack.AckDelay // one for each endpoint
 	stack      *stack.Stack
@@ -64,6 +65,7 @@ type daemon struct {
 	keeper     *keeper // nil without a journal
 	leases     *leases
 	ssh        *sshd.Server // nil without admin.ssh
+	time       atomic.Pointer[timekeeper]
 }
 
 // conf is the configuration that is in force.
@@ -87,7 +89,8 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	d.clock = stack.NewClock(clock)
 	d.leases = newLeases(d)
-	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock})
+	d.ids = new(atomic.Uint64)
+	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock, IDs: func() uint64 { return d.ids.Add(1) }})
 	links, err := d.openCards()
 	if err != nil {
 		return err
@@ -98,7 +101,7 @@ func (d *daemon) start(ctx context.Context) error {
 		}
 	}
 	d.stack, err = stack.New(ctx, stack.Options{
-		Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Owned: d.taking != nil, Log: d.log, Clock: d.clock,
+		Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Owned: d.taking != nil, Log: d.log, Clock: d.clock, IDs: d.ids,
 		OnAddress: d.leases.advertise,
 	})
 	if err != nil {
@@ -142,6 +145,7 @@ func (d *daemon) start(ctx context.Context) error {
 	if d.conf().State.Journal {
 		d.keeper = keep(d)
 	}
+	d.startTime()
 	return d.leases.start()
 }
 
@@ -182,6 +186,7 @@ func (d *daemon) openCards() ([]stack.Link, error) {
 		}
 		delay.Start(ep.Send)
 		card.Start(ep.Send)
+		card.Bind(ep, ep.Deliver)
 		d.cards = append(d.cards, card)
 		d.endpoints, d.delays = append(d.endpoints, ep), append(d.delays, delay)
 		links = append(links, stack.Link{Interface: i, Endpoint: ep.Port(0)})
@@ -285,8 +290,8 @@ func (d *daemon) logProgress(done <-chan struct{}) {
 		case <-tick.C:
 			var active, settling int64
 			for _, s := range d.supervisor.Services() {
-				c := s.Counters()
-				active, settling = active+c.Active, settling+c.Settling
+				a, b := s.Left()
+				active, settling = active+a, settling+b
 			}
 			d.log.Info("draining", "connections", active, "settling", settling)
 		}
@@ -308,6 +313,9 @@ func (d *daemon) stop() error {
 	}
 	if d.keeper != nil {
 		d.keeper.close()
+	}
+	if t := d.time.Swap(nil); t != nil {
+		t.close()
 	}
 	if d.leases != nil {
 		d.leases.close()

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
 	"time"
 
@@ -69,7 +67,7 @@ func orderOf(c *cli.Context) admin.DrainOrder {
 }
 
 func drainAction(c *cli.Context) error {
-	o, client := orderOf(c), admin.NewClient(c.String("socket"))
+	o, client, begun := orderOf(c), admin.NewClient(c.String("socket")), time.Now()
 	chosen := 0
 	for _, is := range []bool{o.Target != "", c.Bool("all"), c.Bool("stop")} {
 		if is {
@@ -98,6 +96,9 @@ func drainAction(c *cli.Context) error {
 		if err := client.Drain(c.Context, o); err != nil {
 			return err
 		}
+	}
+	if c.Bool("wait") && c.Bool("stop") {
+		return awaitStop(c, client, begun)
 	}
 	if c.Bool("wait") {
 		return awaitDrain(c, client, o.Target)
@@ -137,87 +138,6 @@ func running(rows []services.DrainRow, name string) (some []services.DrainRow) {
 		}
 	}
 	return some
-}
-
-// awaitDrain shows the progress until nothing is left, and turns it into the
-// exit status.
-func awaitDrain(c *cli.Context, client *admin.Client, name string) error {
-	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt)
-	defer stop()
-	bars, quiet := terminal(c.App.Writer) && !c.Bool("json"), c.Bool("json")
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	var rows []services.DrainRow
-	var said time.Time
-	lines := 0
-	for {
-		all, err := client.Drains(ctx)
-		ended := err != nil && c.Bool("stop") && len(rows) > 0 // the daemon has gone
-		if err != nil && !ended {
-			return err
-		}
-		if !ended {
-			rows = running(all, name)
-		}
-		over := ended
-		if !c.Bool("stop") {
-			over = true
-			for _, r := range rows {
-				over = over && r.State != "draining"
-			}
-		}
-		switch {
-		case quiet:
-		case bars:
-			lines = drawBars(c.App.Writer, rows, lines)
-		case over || time.Since(said) >= time.Second:
-			said = time.Now()
-			for _, r := range rows {
-				fmt.Fprintln(c.App.Writer, drainLine(r))
-			}
-		}
-		if over {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return errors.New("no longer waiting; the drain goes on")
-		case <-tick.C:
-		}
-	}
-	if quiet {
-		if err := writeJSON(c, rows); err != nil {
-			return err
-		}
-	}
-	var total services.Report
-	if c.Bool("stop") { // it has counted on after we saw it last
-		if r, err := loadReport(c.String("state-dir")); err == nil && r.Clean+r.Reset+r.Unacked > 0 {
-			return status(r)
-		}
-	}
-	for _, r := range rows {
-		total.Reset, total.Unacked = total.Reset+r.Reset, total.Unacked+r.Unacked
-	}
-	return status(total)
-}
-
-const barWidth = 30
-
-// drawBars draws a bar for each drain over the ones drawn before.
-func drawBars(w io.Writer, rows []services.DrainRow, before int) (lines int) {
-	if before > 0 {
-		fmt.Fprintf(w, "\x1b[%dA", before)
-	}
-	for _, r := range rows {
-		done := r.Clean + r.Reset + r.Unacked
-		filled := barWidth
-		if total := done + r.Left; total > 0 {
-			filled = barWidth * done / total
-		}
-		fmt.Fprintf(w, "\x1b[2K%-24s [%s%s] %s\n", drainName(r.Target), strings.Repeat("#", filled), strings.Repeat(".", barWidth-filled), drainCounts(r))
-	}
-	return len(rows)
 }
 
 func drainName(t services.Target) string {

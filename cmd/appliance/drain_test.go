@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,11 +27,24 @@ drain: {deadline: 400ms, fin_grace: 2s, profiles: {backend: {deadline: 300ms, sp
 // browse asks for pages over kept-alive connections until ctx ends. Go's client
 // asks again when a kept connection was closed before the answer, as browsers
 // and proxies do; everything else counts as a failure.
-func (r *rig) browse(ctx context.Context, workers int) (done func() (requests, failures int64, first error)) {
+//
+// The site has the addresses given; a client that cannot connect to one tries the
+// next, as those do that look up a name. browse reports fewer than 2,000 requests
+// a second as a failure of the test.
+func (r *rig) browse(ctx context.Context, workers int, addrs ...string) (done func() (requests, failures int64, first error)) {
+	r.t.Helper()
+	began := time.Now()
+	var turn atomic.Int64
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		MaxIdleConnsPerHost: workers,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return r.client.Dial(ctx, network, addr)
+		DialContext: func(ctx context.Context, network, _ string) (c net.Conn, err error) {
+			begin := int(turn.Add(1))
+			for i := range addrs {
+				if c, err = r.client.Dial(ctx, network, addrs[(begin+i)%len(addrs)]); err == nil {
+					break
+				}
+			}
+			return c, err
 		},
 	}}
 	var requests, failures atomic.Int64
@@ -59,6 +73,9 @@ func (r *rig) browse(ctx context.Context, workers int) (done func() (requests, f
 	return func() (int64, int64, error) {
 		owned.Wait()
 		client.CloseIdleConnections()
+		if rate := float64(requests.Load()) / time.Since(began).Seconds(); rate < 2000 {
+			r.t.Errorf("%.0f requests a second, want 2000", rate)
+		}
 		var err error
 		if p := first.Load(); p != nil {
 			err = *p
@@ -77,7 +94,7 @@ func TestBackendsDrainUnderLoadAndNoRequestFails(t *testing.T) {
 	r.configure(twoBackends)
 	p := r.start()
 	ctx, cancel := context.WithCancel(t.Context())
-	done := r.browse(ctx, 8)
+	done := r.browse(ctx, 8, "192.0.2.10:80")
 	rounds := 20
 	if testing.Short() {
 		rounds = 4
@@ -108,6 +125,56 @@ func TestBackendsDrainUnderLoadAndNoRequestFails(t *testing.T) {
 	t.Logf("%d requests during %d drains", requests, rounds)
 	if failures > 0 || requests < int64(rounds) {
 		t.Errorf("%d of %d requests failed, the first: %v", failures, requests, first)
+	}
+	p.stop()
+}
+
+// A site behind two services, each of which drains and comes back by turns: a
+// client that is refused by one has the other, and no request fails.
+func TestServicesDrainUnderLoadAndNoRequestFails(t *testing.T) {
+	r := newRig(t, nil)
+	for _, addr := range []string{"10.0.0.21:80", "10.0.0.22:80"} {
+		labtest.Web(t, r.backend, addr)
+	}
+	r.configure(`services:
+  one: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80", "10.0.0.22:80"]}
+  two: {type: proxy, listen: "wan0:81", backends: ["10.0.0.22:80", "10.0.0.21:80"]}
+drain: {deadline: 300ms, fin_grace: 2s}
+`)
+	p := r.start()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := r.browse(ctx, 8, "192.0.2.10:80", "192.0.2.10:81")
+	rounds := 20
+	if testing.Short() {
+		rounds = 4
+	}
+	ended := 0
+	for i := range rounds {
+		name := []string{"one", "two"}[i%2]
+		stdout, stderr, code := r.run("drain", name, "--wait", "--json")
+		var rows []services.DrainRow
+		if code != exitOK || json.Unmarshal([]byte(stdout), &rows) != nil || len(rows) != 1 {
+			t.Fatalf("drain %s: status %d, %s%s", name, code, stdout, stderr)
+		}
+		ended += rows[0].Clean
+		live, err := r.admin.Conns(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range live {
+			if row.Service == name {
+				t.Errorf("connection %d is still of %s", row.ID, name)
+			}
+		}
+		if _, stderr, code := r.run("undrain", name); code != exitOK {
+			t.Fatalf("undrain %s: status %d, %s", name, code, stderr)
+		}
+	}
+	cancel()
+	requests, failures, first := done()
+	t.Logf("%d requests during %d drains, which ended %d connections", requests, rounds, ended)
+	if failures > 0 || requests < int64(rounds) || ended < rounds {
+		t.Errorf("%d of %d requests failed, the first: %v; %d connections were ended", failures, requests, first, ended)
 	}
 	p.stop()
 }
@@ -176,8 +243,8 @@ func TestDrainingAServiceAndItsReport(t *testing.T) {
 	polite(t, again)
 	polite(t, echo)
 	stdout, stderr, code = r.run("drain", "--stop", "--wait")
-	if code != exitOK {
-		t.Errorf("drain --stop: status %d, %s%s", code, stdout, stderr)
+	if code != exitOK || !strings.Contains(stdout, "stopped in ") || strings.Contains(stdout, "1 reset") {
+		t.Errorf("drain --stop: status %d, which is not that of the drains before: %s%s", code, stdout, stderr)
 	}
 	if code := p.end(20 * time.Second); code != exitOK {
 		t.Errorf("the appliance ended with %d", code)

@@ -26,12 +26,12 @@ type usageErr struct{ error }
 
 func (e usageErr) Unwrap() error { return e.error }
 
-func usageError(c *cli.Context, err error, _ bool) error {
-	name := "appliance"
-	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
-		name += " " + c.Command.Name
-	}
-	return usageErr{fmt.Errorf("%w (see `%s --help`)", err, name)}
+// usageError is for mistakes in flags of the program itself.
+func usageError(_ *cli.Context, err error, _ bool) error { return misused("appliance", err) }
+
+// misused is a mistake in a command line, with where to read more.
+func misused(command string, err error) error {
+	return usageErr{fmt.Errorf("%w (see `%s --help`)", err, command)}
 }
 
 func noCommand(c *cli.Context) error {
@@ -42,15 +42,16 @@ func noCommand(c *cli.Context) error {
 	if like := cli.SuggestCommand(c.App.Commands, c.Args().First()); like != "" {
 		err = fmt.Errorf("%w. %s", err, strings.TrimSpace(like))
 	}
-	return usageErr{fmt.Errorf("%w (see `appliance --help`)", err)}
+	return misused("appliance", err)
 }
 
-// strict makes a command refuse arguments it doesn't name in its ArgsUsage,
-// and gives its mistakes the status 2.
-func strict(c *cli.Command) {
-	c.OnUsageError = usageError
+// strict makes a command of parent refuse arguments it doesn't name in its
+// ArgsUsage, and gives its mistakes the status 2.
+func strict(c *cli.Command, parent string) {
+	name := parent + " " + c.Name
+	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return misused(name, err) }
 	for _, sub := range c.Subcommands {
-		strict(sub)
+		strict(sub, name)
 	}
 	if c.Action == nil {
 		return
@@ -59,7 +60,7 @@ func strict(c *cli.Command) {
 	many := strings.Contains(c.ArgsUsage, "...")
 	c.Action = func(ctx *cli.Context) error {
 		if ctx.NArg() > most && !many {
-			return usageErr{fmt.Errorf("%q is one argument too many (see `appliance %s --help`)", ctx.Args().Get(most), ctx.Command.FullName())}
+			return misused(name, fmt.Errorf("%q is one argument too many", ctx.Args().Get(most)))
 		}
 		return action(ctx)
 	}

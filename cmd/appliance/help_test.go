@@ -80,7 +80,7 @@ func TestListingsForPeople(t *testing.T) {
 			Counters: map[string]uint64{"rx_bytes": 3 << 20, "tx_bytes": 1 << 10, "rx_frames": 9, "rx_bad_checksum": 2}}},
 		Services: []admin.Service{
 			{Name: "web", Type: "proxy", Phase: "serving", Listen: []netip.AddrPort{local},
-				Counters: services.Counters{Active: 1, Accepted: 7, Ended: map[string]uint64{"finished": 6}, ToBackend: 100, ToClient: 5 << 30},
+				Counters: services.Counters{Active: 1, Accepted: 7, Ended: map[string]uint64{"finished": 6}, ToBackend: 100, Carried: map[tcpinfo.Carrier]int64{tcpinfo.Direct: 3, tcpinfo.Relay: 1}, ToClient: 5 << 30},
 				Backends: []proxy.BackendRow{{Addr: backend, Up: true, Active: 1, Connects: 7}, {Addr: backend, Failures: 3}}},
 			{Name: "echo", Type: "echo", Phase: "serving", Listen: []netip.AddrPort{source}},
 		},
@@ -96,19 +96,19 @@ func TestListingsForPeople(t *testing.T) {
 		SndMSS: 1448, CaState: "recovery", Unacked: 2896, SndWnd: 65535, RcvWnd: 1 << 20, Backoff: 1,
 		Timers: []tcpinfo.Timer{{Name: tcpinfo.Retransmit, Left: 150 * time.Millisecond}, {Name: tcpinfo.Keepalive, Left: time.Minute, Try: 2}}}
 	life := services.Life{Options: tcpinfo.Options{Seen: true, SndMSS: 1460, RcvMSS: 1460, SndScale: 7, RcvScale: 4, SACK: true, Timestamps: true}}
-	rows := []services.Row{{ID: 1, Service: "web", State: "ESTABLISHED/ESTABLISHED", Policy: "default", ClientLife: life, Client: client, Local: local, Source: source, Backend: backend,
+	rows := []services.Row{{ID: 1, Service: "web", Carrier: tcpinfo.Relay, Why: "heartbeat", State: "ESTABLISHED/ESTABLISHED", Policy: "default", ClientLife: life, Client: client, Local: local, Source: source, Backend: backend,
 		ToBackend: 1 << 20, ToClient: 77, Age: 3 * time.Hour, Idle: 250 * time.Millisecond, Connect: 300 * time.Microsecond, ClientInfo: info, BackendInfo: info},
 		{ID: 9, Service: "echo", State: "CLOSE-WAIT", Client: client, Local: local, Age: 50 * time.Hour, Idle: time.Second, ClientInfo: info}}
-	if err := writeConns(&b, rows, false, nil); err != nil {
+	if err := writeConns(&b, rows, look{wide: true}); err != nil {
 		t.Fatal(err)
 	}
 	golden.Check(t, filepath.Join("testdata", "conns.golden"), b.String())
 
 	b.Reset()
-	ended := []services.Ended{{ID: 1, Service: "web", ClientAddr: client, BackendAddr: backend, Reason: services.Finished, First: services.First{Who: "client", How: services.ByFIN},
+	ended := []services.Ended{{ID: 1, Service: "web", Carrier: tcpinfo.Splice, Why: "forwarding: splice", ClientAddr: client, BackendAddr: backend, Reason: services.Finished, First: services.First{Who: "client", How: services.ByFIN},
 		Outcome: services.Clean, Client: services.EndedSide{Present: true, FinAcked: true}, Backend: services.EndedSide{Present: true, FinAcked: true}, ToBackend: 5, ToClient: 6, Opened: noon, Lasted: time.Second},
 		{ID: 2, Service: "echo", ClientAddr: client, Reason: services.ClientTimeout, Outcome: services.Unacked, Client: services.EndedSide{Present: true}, Opened: noon, Lasted: time.Minute}}
-	if err := writeEnded(&b, ended); err != nil {
+	if err := writeEnded(&b, ended, true); err != nil {
 		t.Fatal(err)
 	}
 	golden.Check(t, filepath.Join("testdata", "conns closed.golden"), b.String())

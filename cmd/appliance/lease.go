@@ -160,6 +160,16 @@ func (l *leases) extra() map[string][]netip.Addr {
 	return all
 }
 
+// ntp are the time servers that DHCP servers have told.
+func (l *leases) ntp() (all []netip.Addr) {
+	for _, card := range l.d.conf().Interfaces {
+		if one, ok := l.lease(card.Name); ok {
+			all = append(all, one.NTP...)
+		}
+	}
+	return all
+}
+
 // listening is a service with the addresses of this moment.
 func (l *leases) listening(c config.Service) config.Service { return c.With(l.extra()) }
 
@@ -270,6 +280,7 @@ func (h *leaseholder) Take(ctx context.Context, one dhcp.Lease) error {
 	}
 	h.l.hold(h.card.Name, &one)
 	d.rebind()
+	d.wakeTime()
 	return nil
 }
 

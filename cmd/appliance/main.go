@@ -51,7 +51,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // perform runs one command line of an app.
 func perform(ctx context.Context, app *cli.App, args []string, stderr io.Writer) int {
 	for _, c := range app.Commands {
-		strict(c)
+		strict(c, "appliance")
 	}
 	err := app.RunContext(ctx, permute(app, args))
 	var code exitCode

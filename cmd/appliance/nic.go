@@ -63,6 +63,8 @@ func holder(card netif.Card) string {
 	switch h := card.Holder; {
 	case h == nil:
 		return "kernel"
+	case h.PID == 0:
+		return "another appliance"
 	case h.Alive:
 		return fmt.Sprintf("appliance (pid %d)", h.PID)
 	default:
@@ -74,7 +76,7 @@ func note(card netif.Card) string {
 	switch {
 	case card.Holder != nil && !card.Holder.Alive:
 		return fmt.Sprintf("`appliance nic release %s` gives it back", card.Name)
-	case card.Holder != nil:
+	case card.Holder != nil && card.Holder.PID != 0:
 		return ""
 	case !card.Suitable:
 		return card.Reason

@@ -222,7 +222,7 @@ var live = []string{"admin.ssh.authorized_keys", "admin.ssh.authorized_keys_file
 func reloadable(diff admin.ConfigDiff) error {
 	for _, c := range diff.Changes {
 		switch c.Section() {
-		case "interfaces", "admin", "state":
+		case "interfaces", "admin", "state", "time":
 			if slices.Contains(live, c.Key) {
 				continue
 			}
@@ -314,7 +314,7 @@ func addrsOf(c config.Service) []netip.AddrPort {
 
 // makeService makes the service that the configuration describes.
 func (d *daemon) makeService(c config.Service, policy config.Policy) (services.Service, error) {
-	env := services.Env{Network: network{d.stack}, Loops: d.loops, Log: d.log, Patient: true}
+	env := services.Env{Network: network{d.stack, d.log}, Loops: d.loops, Log: d.log, Patient: true}
 	if c.Type == "proxy" {
 		return proxy.New(c, policy, env), nil
 	}

@@ -41,7 +41,7 @@ services:
 	untouched := r.dial("192.0.2.10:7")
 	exchange(t, untouched, "before\n", "before\n")
 	ctx, cancel := context.WithCancel(t.Context())
-	done := r.browse(ctx, 8)
+	done := r.browse(ctx, 8, "192.0.2.10:80")
 	rounds := 50
 	if testing.Short() {
 		rounds = 8

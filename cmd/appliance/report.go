@@ -30,6 +30,7 @@ func (d *daemon) Status() admin.Status {
 		Loops:   d.loops.Stats(),
 		Table:   d.flows.Count.Map(),
 		SSH:     d.statusSSH(),
+		Time:    d.statusTime(),
 	}
 	if r, crashed := d.flows.Swept(); crashed {
 		s.Sweep = &admin.Sweep{Found: r.Found, Asked: r.Asked, Ended: r.Ended, Gone: r.Gone, Silent: r.Silent,

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -118,11 +119,16 @@ func TestEveryStateEndsAtSIGTERMAndTheReportAgrees(t *testing.T) {
 // The same over a line that loses one frame of twenty and takes 50 ms there and
 // back.
 func TestEveryStateEndsAtSIGTERMOverABadLine(t *testing.T) {
-	everyStateEnds(t, &lab.Impairment{Loss: 0.05, Delay: 25 * time.Millisecond, Seed: 7}, 12, 5*time.Second)
+	each := 250
+	if testing.Short() {
+		each = 12
+	}
+	everyStateEnds(t, &lab.Impairment{Loss: 0.05, Delay: 25 * time.Millisecond, Seed: 7}, each, 5*time.Second)
 }
 
 // everyStateEnds has so many connections of each kind.
 func everyStateEnds(t *testing.T, fault *lab.Impairment, each int, grace time.Duration) {
+	const deadline = 2 * time.Second
 	r := newRig(t, fault)
 	ghost := netip.MustParsePrefix("192.0.2.3/24")
 	if err := r.client.AddAddr("c0", ghost); err != nil {
@@ -150,14 +156,17 @@ drain: {deadline: 2s, fin_grace: %s}
 	var crowd []*member
 	join := func(kind, from, port string) {
 		addr := netip.MustParseAddrPort("192.0.2.10:" + port)
-		for range each {
+		conns, err := abreast(each, func() (net.Conn, error) {
 			c, err := r.client.DialFrom(t.Context(), netip.AddrPortFrom(netip.MustParseAddr(from), 0), addr)
-			if err != nil {
-				t.Fatalf("a client that is to be %s: %v", kind, err)
+			if err == nil {
+				_, err = c.Write([]byte("hello\n"))
 			}
-			if _, err := c.Write([]byte("hello\n")); err != nil {
-				t.Fatal(err)
-			}
+			return c, err
+		})
+		if err != nil {
+			t.Fatalf("a client that is to be %s: %v", kind, err)
+		}
+		for _, c := range conns {
 			m := &member{kind: kind, conn: c, saw: make(chan error, 1)}
 			crowd = append(crowd, m)
 			if kind == "half closed" {
@@ -206,13 +215,13 @@ drain: {deadline: 2s, fin_grace: %s}
 	if code := p.end(30 * time.Second); code != exitReset {
 		t.Errorf("exit status %d, want %d: the deaf and the unplugged have to be reset", code, exitReset)
 	}
-	if took := time.Since(begin); took > grace+6*time.Second {
-		t.Errorf("it took %v, want 2s and the grace of %v", took, grace)
-	}
 	close(stop)
 	report, err := loadReport(filepath.Join(r.dir, "nic"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if report.Took < deadline || report.Took > deadline+grace+time.Second {
+		t.Errorf("the drain took %v, want the deadline of %v and the grace of %v", report.Took, deadline, grace)
 	}
 	told := map[netip.AddrPort]services.Ended{}
 	total := 0
@@ -257,22 +266,42 @@ drain: {deadline: 2s, fin_grace: %s}
 			t.Fatalf("a client that was %s still waits; the report says %+v", m.kind, e)
 		}
 	}
-	t.Logf("in %v: %v", time.Since(begin), saw)
+	t.Logf("%d connections, drained in %v, all in all %v: %v", len(crowd)+each, report.Took.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond), saw)
 	for _, kind := range []string{"idle", "receiving", "half closed", "sending"} {
 		if fault == nil && saw[kind+" ended"] != each { // over a bad line FINs may need longer than the grace
 			t.Errorf("%d of %d clients that were %s saw the end, want all: %v", saw[kind+" ended"], each, kind, saw)
 		}
 	}
 	owned.Wait()
-	sockets, err := r.client.TCPSockets()
-	if err != nil {
-		t.Fatal(err)
+	for name, host := range map[string]*lab.Host{"client": r.client, "backend": r.backend} {
+		var left []lab.Socket
+		eventually(t, 5*time.Second, "no socket of a "+name+" is left half open", func() bool {
+			all, err := host.TCPSockets()
+			if err != nil {
+				t.Fatal(err)
+			}
+			left = slices.DeleteFunc(all, func(s lab.Socket) bool {
+				return s.State.String() == "TIME-WAIT" || s.State.String() == "LISTEN" || s.Local.Addr() == ghost.Addr()
+			})
+			return len(left) == 0
+		})
 	}
-	for _, s := range sockets {
-		if s.State.String() != "TIME-WAIT" && s.Local.Addr() != ghost.Addr() {
-			t.Errorf("a socket is left: %+v", s)
-		}
+}
+
+// abreast makes n connections, 64 at a time.
+func abreast(n int, dial func() (net.Conn, error)) ([]net.Conn, error) {
+	conns, errs := make([]net.Conn, n), make([]error, n)
+	var all sync.WaitGroup
+	room := make(chan struct{}, 64)
+	for i := range n {
+		room <- struct{}{}
+		all.Go(func() {
+			conns[i], errs[i] = dial()
+			<-room
+		})
 	}
+	all.Wait()
+	return conns, errors.Join(errs...)
 }
 
 func macOf(t *testing.T, h *lab.Host, ifname string) lab.MAC {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services/admin"
 )
 
@@ -55,10 +56,16 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) error {
 	if s.SSH != nil {
 		fmt.Fprintf(w, "SSH on %s: %d logged in; %s\n", join(s.SSH.Listen), s.SSH.LoggedIn, counts(s.SSH.Counters))
 	}
+	if s.Time != nil {
+		fmt.Fprintln(w, timeLine(s.Time))
+	}
 	if s.Sweep != nil {
 		fmt.Fprintln(w, sweepLine(s.Sweep))
 	}
 	for _, v := range s.Services {
+		if v.Counters.Carried[tcpinfo.Splice]+v.Counters.Carried[tcpinfo.Direct] > 0 {
+			fmt.Fprintf(w, "%s carries: %s\n", v.Name, counts(v.Counters.Carried))
+		}
 		if len(v.Counters.Ended) > 0 {
 			fmt.Fprintf(w, "%s ended: %s\n", v.Name, counts(v.Counters.Ended))
 		}
@@ -110,6 +117,21 @@ func writeInterfaces(w io.Writer, all []admin.Interface) error {
 		}
 	}
 	return nil
+}
+
+// timeLine tells what is known of the time.
+func timeLine(t *admin.Time) string {
+	if !t.Server.IsValid() {
+		return "Time: not known yet: " + t.Error
+	}
+	line := fmt.Sprintf("Time: offset %s by %s, stratum %d, round trip %s", t.Offset.Round(time.Microsecond), t.Server, t.Stratum, t.RTT.Round(time.Microsecond))
+	if t.Sets {
+		line += fmt.Sprintf(", the clock is set by it (%s)", count(t.Steps, "step"))
+	}
+	if t.Error != "" {
+		line += "; then " + t.Error
+	}
+	return line
 }
 
 // leaseText tells of a card's lease in a line.
@@ -165,7 +187,7 @@ func drops(counters map[string]uint64) string {
 }
 
 // counts is "a 1, b 2" in the order of the names, without zeros.
-func counts[T int | uint64](m map[string]T) string {
+func counts[K ~string, T int | int64 | uint64](m map[K]T) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		if m[name] != 0 {

@@ -69,6 +69,9 @@ func (d *daemon) Suspend() (out admin.Suspended, err error) {
 	}
 	out.File = suspendedPath(d.stateDir)
 	whole, n, err := d.image(sample.Bytes())
+	if err == nil && d.admin != nil {
+		err = d.admin.Withdraw(true)
+	}
 	if err == nil {
 		out.Connections, out.Bytes = n, len(whole)
 		err = writeFile(out.File, whole)

@@ -135,6 +135,7 @@ func TestAfterACrashEveryPeerIsTold(t *testing.T) {
 		t.Fatalf("%d clients were reset by the crash itself", c)
 	}
 
+	launched := time.Now()
 	p = r.start()
 	began := time.Now()
 	told := func() bool {
@@ -146,13 +147,13 @@ func TestAfterACrashEveryPeerIsTold(t *testing.T) {
 	}
 	c, lastClient := clients.resets()
 	b, lastBackend := backends.resets()
-	t.Logf("after the start answered: the last client %v, the last backend %v; other ends %v %v",
-		lastClient.Sub(began), lastBackend.Sub(began), clients.other, backends.other)
+	t.Logf("the start took %v; after that the last client was told in %v, the last backend in %v; other ends %v %v",
+		began.Sub(launched), lastClient.Sub(began), lastBackend.Sub(began), clients.other, backends.other)
 	if c != n || b != n {
 		t.Errorf("%d of %d clients and %d of %d backends were reset", c, n, b, n)
 	}
-	if took := max(lastClient.Sub(began), lastBackend.Sub(began)); took > 5*time.Second { // 1 s alone on the machine
-		t.Errorf("it took %v", took)
+	if took := max(lastClient.Sub(began), lastBackend.Sub(began)); took > time.Second {
+		t.Errorf("it took %v, want a second at most", took)
 	}
 
 	var s admin.Status

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -139,6 +138,7 @@ func (d *daemon) loadFlows() error {
 	}
 	_, err := d.flows.Load(bytes.NewReader(d.taking.flows), cards, d.taking.gap)
 	d.taking.flows = nil
+	d.ids.Store(d.flows.LastID()) // those of the stack's connections are minded by the stack
 	return err
 }
 
@@ -173,9 +173,6 @@ func (d *daemon) loadSessions() error {
 		}
 		account.Connections += n
 	}
-	if err := d.goOnDraining(); err != nil {
-		return err
-	}
 	t.unclaimed = slices.Collect(maps.Values(unclaimed))
 	account.Lost = len(t.loaded.Lost) + len(t.unclaimed)
 	for _, peer := range t.loaded.Lost {
@@ -194,39 +191,6 @@ func (d *daemon) loadSessions() error {
 	}
 	t.went = true
 	d.log.Info("took over", "from", t.state.PID, "connections", account.Connections, "orphans", t.loaded.Orphans)
-	return nil
-}
-
-// goOnDraining drains what the old process did, for as long as was left. Its
-// reports begin anew.
-func (d *daemon) goOnDraining() error {
-	for _, row := range d.taking.state.Drains {
-		if row.State == "undrained" || row.Conn != 0 && row.State == "drained" {
-			continue
-		}
-		how := d.conf().Drain.For(row.Cause)
-		how.Deadline = row.Closes
-		i := slices.IndexFunc(d.supervisor.Services(), func(s services.Service) bool { return s.Name() == row.Service })
-		if i < 0 {
-			continue // the state of a service that is not there was refused before
-		}
-		s, err := d.supervisor.Services()[i], error(nil)
-		switch b, _ := s.(services.BackendDrainer); {
-		case row.Conn != 0:
-			err = s.DrainConn(row.Conn, how, row.Cause)
-		case row.Backend == "":
-			err = s.StartDrain(how, row.Cause)
-		case b != nil:
-			var addr netip.AddrPort
-			if addr, err = netip.ParseAddrPort(row.Backend); err == nil && b.HasBackend(addr) {
-				err = b.DrainBackend(addr, how, row.Cause)
-			}
-		}
-		var already *services.DrainingError
-		if err != nil && !errors.Is(err, services.ErrUnknown) && !errors.As(err, &already) {
-			return fmt.Errorf("go on draining %s: %w", row.Service, err)
-		}
-	}
 	return nil
 }
 
@@ -249,6 +213,9 @@ func (d *daemon) adopt() error {
 		ep.Resume()
 	}
 	t.loaded.Go()
+	if n := d.flows.ResetUnowned(); n > 0 {
+		d.log.Warn("connections of services that are there no more were reset", "connections", n)
+	}
 	if t.line == nil {
 		d.stack.Announce()
 		d.forgetJournals()

@@ -37,7 +37,7 @@ import (
 // Until "go" either may give up, and the old one goes on.
 
 // handoverForm is the version of what the messages mean.
-const handoverForm = 1
+const handoverForm = 2
 
 // Bounds of an upgrade: of a start without connections, of what is read and
 // made again, and of the word in the end.
@@ -72,7 +72,6 @@ type handedState struct {
 	Began    time.Time                  `json:"began"` // the first process of the line
 	Cards    []handedCard               `json:"cards"`
 	Services map[string]*services.Saved `json:"services"`
-	Drains   []services.DrainRow        `json:"drains"` // oldest first
 	Leases   map[string]*dhcp.Lease     `json:"leases,omitempty"`
 	// Advertised are the addresses and routes by router advertisements.
 	Advertised []stack.Lease `json:"advertised,omitempty"`
@@ -278,7 +277,7 @@ func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
 	begun = shaken
 	got, err := d.tell(line)
 	if err == nil && d.admin != nil {
-		err = d.admin.Withdraw()
+		err = d.admin.Withdraw(false)
 	}
 	if err == nil {
 		err = line.Send("go", nil)
@@ -314,12 +313,23 @@ func (d *daemon) comeToRest() error {
 	if d.keeper != nil {
 		d.keeper.close()
 	}
-	d.flows.CloseWindows()
 	d.loops.Pause()
 	for _, ep := range d.endpoints {
 		ep.Pause()
 	}
-	return d.stack.Pause()
+	// What has come is handled to the end, and what that sends leaves: it would
+	// have to be sent again by a timer.
+	if err := d.stack.Pause(); err != nil {
+		return err
+	}
+	for _, delay := range d.delays {
+		delay.Flush() // or the ACKs it holds would open windows again
+	}
+	d.flows.CloseWindows()
+	for _, ep := range d.endpoints {
+		ep.Mute()
+	}
+	return nil
 }
 
 // goOn is the end of a rest that nobody used.
@@ -358,9 +368,8 @@ func (d *daemon) collect() (c *collected, files []*os.File, err error) {
 		}
 	}()
 	c = &collected{state: handedState{
-		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved), Drains: d.Drains(),
+		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved),
 	}}
-	slices.Reverse(c.state.Drains)
 	d.leases.handed(&c.state)
 	for i, ep := range d.endpoints {
 		sockets, err := ep.Sockets()

@@ -17,6 +17,7 @@ func writeWhy(w io.Writer, one admin.Connection, now time.Time) error {
 	if r := one.Live; r != nil {
 		fmt.Fprintf(&b, "Connection %d of service %s lives, for %s, in %s (%s).\n", r.ID, r.Service, span(r.Age), r.State, r.Stage)
 		fmt.Fprintf(&b, "It carried %s to the backend and %s to the client; nothing moved for %s.\n", size(r.ToBackend), size(r.ToClient), span(r.Idle))
+		tellCarrier(&b, r.Carrier, r.Why)
 		if len(r.Timers) > 0 {
 			fmt.Fprintf(&b, "Its service's timers: %s.\n", timersText(r.Timers))
 		}
@@ -37,6 +38,7 @@ func writeWhy(w io.Writer, one admin.Connection, now time.Time) error {
 			fmt.Fprintf(&b, "First to end it: %s, by %s. ", subject(e.First.Who), strings.ToUpper(string(e.First.How)))
 		}
 		fmt.Fprintf(&b, "Outcome: %s. It carried %s to the backend and %s to the client.\n", outcomeText(e.Outcome), size(e.ToBackend), size(e.ToClient))
+		tellCarrier(&b, e.Carrier, e.Why)
 		tellSide(&b, "client", e.ClientAddr.String(), e.Client.Life, &e.Client)
 		if e.Backend.Present {
 			tellSide(&b, "backend", e.BackendAddr.String(), e.Backend.Life, &e.Backend)
@@ -44,6 +46,19 @@ func writeWhy(w io.Writer, one admin.Connection, now time.Time) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// tellCarrier tells what moved the bytes of a proxied connection, and why nothing
+// cheaper did.
+func tellCarrier(b *strings.Builder, by tcpinfo.Carrier, why string) {
+	if by == "" {
+		return
+	}
+	fmt.Fprintf(b, "Carrier: %s", by)
+	if why != "" {
+		fmt.Fprintf(b, ", not a cheaper one because: %s", why)
+	}
+	b.WriteString(".\n")
 }
 
 // tellSide tells of one side; end is nil while it lives.
@@ -244,6 +259,8 @@ var reasonWords = map[string]string{
 	"stopped":             "its service was closed",
 	"internal_error":      "a fault of the appliance ended this one connection; the log has it",
 	"killed":              "the operator ended it",
+	"client_lost":         "an upgrade or a planned restart could not take the client's connection over",
+	"backend_lost":        "an upgrade or a planned restart could not take the backend's connection over",
 }
 
 var ruleWords = map[tcpinfo.Rule]string{

@@ -68,6 +68,8 @@ func TestWrongCommandLinesSayWhatIsAllowed(t *testing.T) {
 		{[]string{"nic", "release"}, "which card?"},
 		{[]string{"nic", "release", "eth0", "--all"}, "either a card's name or --all"},
 		{[]string{"conns", "--limit", "x"}, "invalid value"},
+		{[]string{"policy", "show", "--socket", "x"}, "see `appliance policy show --help`"},
+		{[]string{"nic", "release", "a", "b"}, "see `appliance nic release --help`"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			code, stdout, stderr := appliance(t, c.args...)

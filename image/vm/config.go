@@ -18,7 +18,7 @@ import (
 const (
 	GuestWAN = "10.0.2.15" // by DHCP, on the first card
 	HostWAN  = "10.0.2.2"
-	GuestLAN = "10.0.3.15" // by DHCP, on the second card
+	GuestLAN = "10.0.3.15" // also by DHCP, on the second card
 	HostLAN  = "10.0.3.2"  // the host's 127.0.0.1
 )
 

@@ -19,6 +19,7 @@ type Conn struct {
 	Sides   []Side
 	Service string
 	Policy  string
+	Carrier string // "relay", "splice" or "direct"; "" of what is not proxied
 	Reason  string // why it ended; "" while it lives
 }
 
@@ -48,7 +49,7 @@ func (e *Error) Error() string {
 	return at + ": " + e.Problem + "\nallowed: " + e.Allowed
 }
 
-const terms = "state, exclude, src, dst, sport, dport, service, policy, reason, client, backend, not, ( )"
+const terms = "state, exclude, src, dst, sport, dport, service, policy, carrier, reason, client, backend, not, ( )"
 
 // Parse reads an expression: words, one after the other. Two expressions next
 // to each other must both hold; "or" binds less than "and".
@@ -169,6 +170,8 @@ func (p *parser) term(word string) (node, error) {
 		return p.port(word == "sport")
 	case "service", "policy", "reason":
 		return p.name(word)
+	case "carrier":
+		return p.carrier()
 	case "":
 		return nil, p.wrong("something is missing", terms)
 	}
@@ -190,6 +193,18 @@ func (p *parser) name(word string) (node, error) {
 		}
 		return c.Reason == want
 	}, nil
+}
+
+// carriers are what may stand after carrier.
+var carriers = []string{"relay", "splice", "direct"}
+
+func (p *parser) carrier() (node, error) {
+	p.at++
+	if !slices.Contains(carriers, p.next()) {
+		return nil, p.wrong("nothing carries connections by that name", strings.Join(carriers, ", "))
+	}
+	want := p.take()
+	return func(c *Conn) bool { return c.Carrier == want }, nil
 }
 
 // side holds if it holds for either side.

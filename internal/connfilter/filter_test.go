@@ -15,7 +15,7 @@ func side(state, local, peer string) connfilter.Side {
 
 // proxied is a connection of a client in 10.1/16 to port 443, and to a backend.
 var proxied = connfilter.Conn{
-	Service: "web", Policy: "default", Reason: "client_reset",
+	Service: "web", Policy: "default", Carrier: "splice", Reason: "client_reset",
 	Sides: []connfilter.Side{
 		side("FIN-WAIT-2", "192.0.2.10:443", "10.1.2.3:40000"),
 		side("CLOSE-WAIT", "10.2.0.1:20000", "[2001:db8::21]:8080"),
@@ -61,6 +61,8 @@ func TestWordsSelect(t *testing.T) {
 		"! state established":                        true,
 		"not ( service x or state all )":             false,
 		"reason client_reset":                        true,
+		"carrier splice":                             true,
+		"carrier relay or carrier direct":            false,
 	} {
 		f, err := connfilter.Parse(strings.Fields(words))
 		if err != nil {
@@ -82,6 +84,8 @@ func TestABadFilterNamesThePlace(t *testing.T) {
 		"state timewait":        {2, "time-wait"},
 		"service web colour":    {3, "service"},
 		"service":               {2, "the name of a service"},
+		"carrier":               {2, "relay, splice, direct"},
+		"carrier pigeon":        {2, "relay, splice, direct"},
 		"dst 10.0.0.300":        {2, "10.0.0.0/8"},
 		"dst":                   {2, "10.0.0.0/8"},
 		"dport = :70000":        {3, "dport = :443"},

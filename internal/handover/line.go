@@ -87,16 +87,22 @@ func (l *Line) Send(kind string, body []byte, files ...*os.File) error {
 	if err != nil {
 		return fmt.Errorf("hand over %s: %w", kind, err)
 	}
-	if _, _, err := l.c.WriteMsgUnix(binary.BigEndian.AppendUint32(nil, uint32(len(b))), oob, nil); err != nil {
-		return fmt.Errorf("hand over %s: %w", kind, err)
+	if _, _, err = l.c.WriteMsgUnix(binary.BigEndian.AppendUint32(nil, uint32(len(b))), oob, nil); err == nil {
+		_, err = l.c.Write(b)
 	}
-	for _, part := range [][]byte{b, body} {
-		if _, err := l.c.Write(part); err != nil {
-			return fmt.Errorf("hand over %s: %w", kind, err)
-		}
+	if err == nil {
+		_, err = l.c.Write(body)
+	}
+	switch {
+	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+		return fmt.Errorf("hand over %s: %w", kind, errEnded)
+	case err != nil:
+		return fmt.Errorf("hand over %s: %w", kind, err)
 	}
 	return nil
 }
+
+var errEnded = errors.New("the other process has ended")
 
 // SendJSON sends a message whose body is v.
 func (l *Line) SendJSON(kind string, v any, files ...*os.File) error {
@@ -135,8 +141,8 @@ func (l *Line) Receive(kind string) (body []byte, files []*os.File, err error) {
 	if errors.As(err, &refused) {
 		return nil, nil, err
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = errors.New("the other process has ended")
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) {
+		err = errEnded
 	}
 	return nil, nil, fmt.Errorf("waiting for %s: %w", kind, err)
 }

@@ -49,6 +49,22 @@ type Frame struct {
 	Tagged bool
 	Eth    []byte // EthernetSize bytes
 	Net    []byte // the network packet: everything after Eth
+	// What a Filter sends that says Forward: headers and data, by the card To.
+	// Room is for the headers, RoomSize bytes; nil where nothing can be forwarded.
+	Room, Head, Body []byte
+	To               Outlet
+}
+
+// RoomSize holds the headers of any TCP segment: tagged Ethernet, IPv6 and TCP
+// with options are 118 bytes.
+const RoomSize = 128
+
+// Outlet is a card that frames can be forwarded to.
+type Outlet interface {
+	// Name is the kernel's name of the card.
+	Name() string
+	// MTU is what a network packet may have, in bytes.
+	MTU() uint32
 }
 
 // Verdict is a Filter's decision on one frame.
@@ -60,6 +76,7 @@ const (
 	Drop                   // the frame ends here, and is counted
 	Consume                // the filter took care of it; counted as carried
 	Reply                  // inbound only: send it back, as rewritten, out of the same card
+	Forward                // inbound only: send Head and Body by To; counted as carried
 )
 
 // Filter sees every frame of a NIC: Inbound before the stack does, Outbound

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -155,7 +156,7 @@ func (c *Client) Reload(ctx context.Context) (ConfigDiff, error) {
 // ApplyConfig puts a text in force, which name is for messages.
 func (c *Client) ApplyConfig(ctx context.Context, name string, text []byte, confirm time.Duration) (ConfigDiff, error) {
 	var d ConfigDiff
-	err := c.send(ctx, http.MethodPost, "/v1/config?"+url.Values{"name": {name}, "confirm": {confirm.String()}}.Encode(), bytes.NewReader(text), &d)
+	err := c.send(ctx, http.MethodPost, "/v1/config?"+url.Values{"name": {name}, "confirm": {confirm.String()}}.Encode(), text, &d)
 	return d, err
 }
 
@@ -213,8 +214,33 @@ func (c *Client) ask(ctx context.Context, method, path string, v any) error {
 	return c.send(ctx, method, path, nil, v)
 }
 
+// What was asked in the moment of an upgrade is asked again, of the new process.
+const (
+	movedWithin = 10 * time.Second
+	movedPause  = 20 * time.Millisecond
+)
+
 // send is ask with a body.
-func (c *Client) send(ctx context.Context, method, path string, body io.Reader, v any) error {
+func (c *Client) send(ctx context.Context, method, path string, body []byte, v any) error {
+	err := c.sendOnce(ctx, method, path, body, v)
+	if !errors.Is(err, errMoved) {
+		return err
+	}
+	for end := time.Now().Add(movedWithin); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(movedPause) {
+		if _, failed := os.Stat(c.socket); failed == nil {
+			if err = c.sendOnce(ctx, method, path, body, v); !errors.Is(err, errMoved) && !errors.Is(err, errNobody) {
+				return err
+			}
+		}
+	}
+	return err
+}
+
+func (c *Client) sendOnce(ctx context.Context, method, path string, text []byte, v any) error {
+	var body io.Reader
+	if text != nil {
+		body = bytes.NewReader(text)
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://appliance"+path, body)
 	if err != nil {
 		return err
@@ -227,6 +253,8 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 	switch {
 	case res.StatusCode == http.StatusNotFound && strings.HasPrefix(path, "/v1/conns/"):
 		return services.ErrUnknown
+	case res.StatusCode == http.StatusMisdirectedRequest:
+		return errMoved
 	case res.StatusCode == http.StatusNoContent:
 		return nil
 	case res.StatusCode == http.StatusConflict || res.StatusCode == http.StatusBadRequest:
@@ -242,11 +270,13 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 	return nil
 }
 
+var errNobody = errors.New("no appliance runs")
+
 // explain says what an operator can do about a socket that does not answer.
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no appliance runs behind %s: start it with `appliance run -c FILE`, or name its admin.socket with --socket", c.socket)
+		return fmt.Errorf("%w behind %s: start it with `appliance run -c FILE`, or name its admin.socket with --socket", errNobody, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s belongs to another user: run this as the user the appliance runs as (sudo)", c.socket)
 	}

@@ -27,7 +27,14 @@ type Server struct {
 	wg       sync.WaitGroup
 	log      *slog.Logger
 	rest     sync.RWMutex // read-locked by every answer but that of an upgrade
+	gone     error        // why nothing is answered any more: errMoved or errSuspended; guarded by rest
 }
+
+// What was asked while everything rested, and cannot be answered here any more.
+var (
+	errMoved     = errors.New("another process has taken this one's place: ask again")
+	errSuspended = errors.New("the appliance was suspended before it could answer: nothing is changed")
+)
 
 // Free reports whether a daemon could take the socket: it fails if another
 // one answers there already.
@@ -295,6 +302,15 @@ func (s *Server) atRest(h http.Handler) http.Handler {
 		if r.URL.Path != upgradePath && r.URL.Path != suspendPath {
 			s.rest.RLock()
 			defer s.rest.RUnlock()
+			switch s.gone {
+			case nil:
+			case errMoved:
+				http.Error(w, s.gone.Error(), http.StatusMisdirectedRequest)
+				return
+			default:
+				http.Error(w, s.gone.Error(), http.StatusConflict)
+				return
+			}
 		}
 		h.ServeHTTP(w, r)
 	})
@@ -306,9 +322,14 @@ func (s *Server) Rest() { s.rest.Lock() }
 // Wake ends Rest.
 func (s *Server) Wake() { s.rest.Unlock() }
 
-// Withdraw removes the socket, so that another process can answer there;
-// answers under way finish.
-func (s *Server) Withdraw() error {
+// Withdraw removes the socket, so that another process can answer there: now, or
+// only after a suspended run. It is called between Rest and Wake: what was asked
+// meanwhile is told so.
+func (s *Server) Withdraw(suspended bool) error {
+	s.gone = errMoved
+	if suspended {
+		s.gone = errSuspended
+	}
 	l := s.listener
 	if s.listener = nil; l == nil {
 		return nil
@@ -316,8 +337,10 @@ func (s *Server) Withdraw() error {
 	return l.Close()
 }
 
-// Return takes the socket back after Withdraw, if nobody has it.
+// Return takes the socket back after Withdraw, if nobody has it. It is called
+// before Wake.
 func (s *Server) Return(socket string) error {
+	s.gone = nil
 	if s.listener != nil {
 		return nil
 	}

@@ -30,6 +30,19 @@ type Status struct {
 	Loops      services.LoopStats `json:"loops"`
 	Sweep      *Sweep             `json:"sweep,omitempty"` // nil unless this run began after a crash
 	SSH        *SSH               `json:"ssh,omitempty"`   // nil without admin.ssh
+	Time       *Time              `json:"time,omitempty"`  // nil without a section time
+}
+
+// Time is what NTP servers say.
+type Time struct {
+	Server  netip.AddrPort `json:"server,omitzero"` // none without an answer so far
+	Offset  time.Duration  `json:"offset_ns"`       // to be added to our clock, at At
+	RTT     time.Duration  `json:"rtt_ns"`
+	Stratum int            `json:"stratum"`
+	At      time.Time      `json:"at,omitzero"`
+	Sets    bool           `json:"sets"` // the clock is set by it
+	Steps   int            `json:"steps"`
+	Error   string         `json:"error,omitempty"`
 }
 
 // SSH is the command line as it is served on networks.

@@ -45,7 +45,7 @@ func (p *pair) dial(now time.Duration) {
 		p.noBackend(now, errors.New("none is configured"))
 		return
 	}
-	c, err := p.proxy.net.Dial(p.target.addr, p.proxy.conf().Policy)
+	c, err := p.open()
 	if err != nil {
 		p.missed(now, err)
 		return
@@ -103,6 +103,7 @@ func (p *pair) giveUp(now time.Duration, plan *services.Plan) {
 	if p.Backend.Present() {
 		p.Undial()
 	}
+	p.unhold()
 	p.finish(now, services.DrainDeadline, plan.FinGrace)
 }
 
@@ -113,6 +114,9 @@ func (p *pair) connected(now time.Duration) {
 	p.Connected(now)
 	if plan := p.target.plan.Load(); plan != nil {
 		p.Join(plan) // its drain began while we dialled
+	}
+	if p.carried() {
+		return
 	}
 	p.bounded()
 	p.relay(now, services.ReadyClient|services.ReadyBackend|services.ReadyTimer)

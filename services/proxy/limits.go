@@ -108,21 +108,15 @@ func (p *pair) drain(now time.Duration, plan *services.Plan) (again time.Duratio
 	return 0, true
 }
 
-const (
-	// turnMost is how long past the deadline a busy pair may go on until it can
-	// be cut between an answer and the next request: then the client knows that
-	// nobody has acted on what it asked, and may ask again.
-	turnMost = 500 * time.Millisecond
-	// turnQuiet without a byte after one that went to the client is taken for
-	// the end of an answer.
-	turnQuiet = 20 * time.Millisecond
-)
+// turnQuiet without a byte after one that went to the client is taken for the
+// end of an answer.
+const turnQuiet = 20 * time.Millisecond
 
 // turn cuts a busy pair when its turn ends: the client sends again after an
 // answer, or nothing moves after one; or when no more time is left.
 func (p *pair) turn(now time.Duration, plan *services.Plan) (again time.Duration, ended bool) {
 	if p.turnBy == 0 {
-		p.turnBy = now + min(turnMost, plan.FinGrace/2)
+		p.turnBy = now + min(services.TurnMost, plan.FinGrace/2)
 		p.up.Stop(p.answered)
 	}
 	if now >= p.turnBy || p.answered && now >= p.Moved()+turnQuiet {

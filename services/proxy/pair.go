@@ -23,6 +23,7 @@ type pair struct {
 	begun     bool          // the client's events arrive
 	half      bool          // one peer has finished
 	counted   bool          // in target.active
+	held      bool          // what the backend sends is held back
 	attempts  int           // that failed
 	waitUntil time.Duration // the attempt must have succeeded, or the next begins
 	finished  time.Duration // Closing: since when
@@ -34,6 +35,7 @@ type pair struct {
 // Run does what is ready.
 func (p *pair) Run(now time.Duration, ready services.Ready) {
 	if p.Gone() {
+		p.PassOn(ready)
 		return
 	}
 	if ready&services.ReadyStop != 0 {
@@ -86,7 +88,9 @@ func (p *pair) relay(now time.Duration, ready services.Ready) {
 	if p.halfClosed() && !p.half {
 		p.half = true
 		p.Touch(now)
-		p.bounded()
+		if p.Stage() != services.Closing {
+			p.bounded() // else finish has said it
+		}
 		ready |= services.ReadyTimer
 	}
 	if ready&(services.ReadyTimer|services.ReadyDrain) != 0 {
@@ -129,6 +133,13 @@ func (p *pair) move(now time.Duration, pipe *services.Pipe, again services.Ready
 	if m.Err != nil {
 		p.fail(now, m.Side, m.Err)
 		return false
+	}
+	if pipe.From.EOF {
+		// A reset that came right behind the FIN has no event of its own.
+		if err := p.Probe(pipe.From); err != nil {
+			p.fail(now, pipe.From, err)
+			return false
+		}
 	}
 	if m.More {
 		p.Wake(again)

@@ -16,6 +16,7 @@ import (
 // every client a timeout. When none is left, all are tried anyway.
 type Pool struct {
 	backends []*Backend
+	gone     []*Backend // that a reload has taken out, and that still have connections
 	next     atomic.Uint32
 	trial    time.Duration // how long one attempt at a failed backend may take
 	log      *slog.Logger
@@ -64,13 +65,39 @@ func (p *Pool) with(addrs []netip.AddrPort, trial time.Duration) *Pool {
 	next := newPool(nil, trial, p.log)
 	next.next.Store(p.next.Load())
 	for _, a := range addrs {
-		b := p.find(a)
+		b := p.known(a)
 		if b == nil {
 			b = &Backend{addr: a}
 		}
 		next.backends = append(next.backends, b)
 	}
+	for _, b := range slices.Concat(p.backends, p.gone) {
+		if !slices.Contains(next.backends, b) && (b.active.Load() > 0 || slices.Contains(p.backends, b)) {
+			next.gone = append(next.gone, b) // one of the last reload may be dialled just now
+		}
+	}
 	return next
+}
+
+// remembering is the pool with a backend besides that only has connections.
+func (p *Pool) remembering(b *Backend) *Pool {
+	next := newPool(nil, p.trial, p.log)
+	next.next.Store(p.next.Load())
+	next.backends, next.gone = p.backends, append(slices.Clone(p.gone), b)
+	return next
+}
+
+// known finds a backend also when a reload has taken it out.
+func (p *Pool) known(addr netip.AddrPort) *Backend {
+	if b := p.find(addr); b != nil {
+		return b
+	}
+	for _, b := range p.gone {
+		if b.addr == addr {
+			return b
+		}
+	}
+	return nil
 }
 
 // pick chooses the backend for an attempt; after is the one of the attempt
@@ -81,7 +108,7 @@ func (p *Pool) pick(now time.Duration, after *Backend) *Backend {
 		return nil
 	}
 	var start int
-	if after != nil {
+	if after != nil { // also one that is in the pool no more
 		start = (slices.Index(p.backends, after) + 1) % n // the first, if it is there no more
 	} else {
 		start = int((p.next.Add(1) - 1) % uint32(n))

@@ -15,7 +15,8 @@ type Proxy struct {
 	*services.Server
 	net     services.Network
 	pool    atomic.Pointer[Pool]
-	turning sync.Mutex // held while the pool changes, or a backend's drain starts or is taken back
+	mode    atomic.Pointer[mode] // how new connections are carried
+	turning sync.Mutex           // held while the pool changes, or a backend's drain starts or is taken back
 }
 
 var _ services.Service = (*Proxy)(nil)
@@ -25,7 +26,18 @@ func New(c config.Service, p config.Policy, env services.Env) *Proxy {
 	x := &Proxy{net: env.Network}
 	x.Server = services.NewServer(c, p, env, x.open)
 	x.pool.Store(newPool(c.Backends, c.ConnectTimeout, x.Log()))
+	x.mode.Store(x.modeNow())
 	return x
+}
+
+// Start implements services.Service.
+func (x *Proxy) Start() error {
+	x.own()
+	if err := x.Server.Start(); err != nil {
+		return err
+	}
+	x.CarryAll(x.mode.Load().by)
+	return nil
 }
 
 // conf is what the configuration says of the proxy now.
@@ -48,7 +60,18 @@ func (x *Proxy) Update(c config.Service, p config.Policy, how config.Drain) erro
 		return err
 	}
 	old := x.pool.Load()
-	x.pool.Store(old.with(c.Backends, c.ConnectTimeout))
+	for !x.pool.CompareAndSwap(old, old.with(c.Backends, c.ConnectTimeout)) { // see backend
+		old = x.pool.Load()
+	}
+	x.mode.Store(x.modeNow())
+	x.own()
+	x.CarryAll(x.mode.Load().by)
+	for _, b := range old.gone { // it is back, and so are its connections
+		if plan := b.plan.Load(); plan != nil && slices.Contains(c.Backends, b.addr) {
+			b.plan.Store(nil)
+			x.TakeBack(plan, b.addr)
+		}
+	}
 	for _, b := range old.backends {
 		if !slices.Contains(c.Backends, b.addr) && b.plan.Load() == nil {
 			plan := x.PlanFor(b.addr, how, "reload")
@@ -61,6 +84,7 @@ func (x *Proxy) Update(c config.Service, p config.Policy, how config.Drain) erro
 
 func (x *Proxy) open() (*services.Session, services.Runner) {
 	p := &pair{proxy: x}
+	p.Relays(x.mode.Load().why)
 	p.up = services.Pipe{From: &p.Client, To: &p.Backend}
 	p.down = services.Pipe{From: &p.Backend, To: &p.Client}
 	if h := &x.conf().Heartbeat; h.Enabled() {

@@ -28,6 +28,7 @@ var (
 type rig struct {
 	*testing.T
 	net   *servicestest.Net
+	carry *servicestest.CarrierNet // if not nil it is the proxy's network
 	loops *services.Loops
 	proxy *proxy.Proxy
 	conf  config.Service
@@ -50,10 +51,18 @@ func newRig(t *testing.T) *rig {
 func (r *rig) start() {
 	r.Helper()
 	r.loops = services.NewLoops(services.LoopOptions{N: 2})
-	r.proxy = proxy.New(r.conf, r.pol, services.Env{Network: r.net, Loops: r.loops, Log: slog.New(slog.DiscardHandler)})
+	r.proxy = proxy.New(r.conf, r.pol, r.env())
 	if err := r.proxy.Start(); err != nil {
 		r.Fatal(err)
 	}
+}
+
+func (r *rig) env() services.Env {
+	env := services.Env{Network: r.net, Loops: r.loops, Log: slog.New(slog.DiscardHandler)}
+	if r.carry != nil {
+		env.Network = r.carry
+	}
+	return env
 }
 
 // stop ends all and checks that nothing is left.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/lastack/lastack/services"
@@ -48,9 +49,7 @@ func (p *pair) Recall(private json.RawMessage) error {
 	p.begun, p.half, p.attempts, p.answered = v.Begun, v.Half, v.Attempts, v.Answered
 	p.finished, p.finishBy, p.turnBy = v.Finished, v.FinishBy, v.TurnBy
 	if v.Target.IsValid() {
-		if p.target = p.proxy.pool.Load().find(v.Target); p.target == nil {
-			p.target = &Backend{addr: v.Target} // that a reload has taken out: it only counts
-		}
+		p.target = p.proxy.backend(v.Target)
 	}
 	if v.Counted && p.target != nil {
 		p.counted = true
@@ -69,14 +68,16 @@ type savedBackend struct {
 	RetryAt  int64          `json:"retry_at"`
 	Connects uint64         `json:"connects"`
 	Failures uint64         `json:"failures"`
+	Plan     int            `json:"plan"` // of its drain, in services.Saved; 0 is none
 }
 
 // Save implements services.Service.
 func (x *Proxy) Save() (*services.Saved, []services.Conn) {
 	s, conns := x.Server.Save()
 	var all []savedBackend
-	for _, b := range x.pool.Load().backends {
-		all = append(all, savedBackend{b.addr, b.fails.Load(), b.retryAt.Load(), b.connects.Load(), b.failures.Load()})
+	pool := x.pool.Load()
+	for _, b := range slices.Concat(pool.backends, pool.gone) {
+		all = append(all, savedBackend{b.addr, b.fails.Load(), b.retryAt.Load(), b.connects.Load(), b.failures.Load(), s.Keep(b.plan.Load())})
 	}
 	s.Private, _ = json.Marshal(all) // plain fields
 	return s, conns
@@ -90,13 +91,19 @@ func (x *Proxy) Load(s *services.Saved, conn func(id uint64) services.Conn) (int
 	}
 	for _, v := range all {
 		b := x.pool.Load().find(v.Addr)
+		if b == nil && v.Plan == 0 {
+			continue // that a reload has taken out
+		}
 		if b == nil {
-			continue
+			b = x.backend(v.Addr) // and whose connections drain
 		}
 		b.fails.Store(v.Fails)
 		b.retryAt.Store(v.RetryAt)
 		b.connects.Store(v.Connects)
 		b.failures.Store(v.Failures)
+		b.plan.Store(s.Recall(v.Plan))
 	}
-	return x.Server.Load(s, conn)
+	n, err := x.Server.Load(s, conn)
+	x.loadCarried()
+	return n, err
 }

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,7 +19,7 @@ import (
 
 // move puts another proxy, on loops of its own and at another address, in the
 // place of the rig's. What goes over is JSON.
-func (r *rig) move() (n int) {
+func (r *rig) move(lost ...netip.AddrPort) (n int) {
 	r.Helper()
 	synctest.Wait()
 	r.loops.Pause()
@@ -35,7 +35,7 @@ func (r *rig) move() (n int) {
 	conf.Listen = []config.Listen{{Addrs: []netip.AddrPort{netip.AddrPortFrom(front.Addr(), 8000+uint16(since.Seconds()))}}}
 	r.loops = services.NewLoops(services.LoopOptions{N: 2, Since: since})
 	r.loops.Pause()
-	r.proxy = proxy.New(conf, r.pol, services.Env{Network: r.net, Loops: r.loops, Log: slog.New(slog.DiscardHandler)})
+	r.proxy = proxy.New(conf, r.pol, r.env())
 	if err := r.proxy.Start(); err != nil {
 		r.Fatal(err)
 	}
@@ -45,7 +45,9 @@ func (r *rig) move() (n int) {
 	}
 	byID := make(map[uint64]services.Conn)
 	for _, c := range conns {
-		byID[c.ID()] = c
+		if !slices.Contains(lost, c.RemoteAddr()) {
+			byID[c.ID()] = c
+		}
 	}
 	n, err = r.proxy.Load(&again, func(id uint64) services.Conn {
 		if c := byID[id]; c != nil {
@@ -200,4 +202,214 @@ func TestADialBeginsAnewInAnotherProcess(t *testing.T) {
 		client.Close()
 		backend.Close()
 	})
+}
+
+// Drains go on with their deadline and their account, of a backend and of one
+// that a reload has taken out; and those that are over are over.
+func TestDrainsGoOnInAnotherProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.conf.Backends = []netip.AddrPort{back1, back2, back3}
+		one, two, three := r.backend(back1), r.backend(back2), r.backend(back3)
+		r.start()
+		defer func() { r.stop() }()
+		busy, busyEnd := r.pair(one)
+		back, backEnd := r.pair(two)
+		idle, idleEnd := r.pair(three)
+		talk := make(chan struct{})
+		for _, p := range []*servicestest.Peer{busyEnd, backEnd} { // never quiet
+			go func() {
+				for range 12_000 { // two minutes, should it never end
+					select {
+					case <-talk:
+						return
+					case <-time.After(10 * time.Millisecond):
+						p.TryWrite([]byte("."))
+					}
+				}
+			}()
+		}
+		how := config.DefaultDrain()
+		how.Deadline, how.FinGrace, how.Max = time.Minute, time.Second, time.Hour
+		for range 20 { // more than are remembered
+			if err := r.proxy.DrainBackend(back3, how, "backend"); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.proxy.UndrainBackend(back3); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.proxy.DrainBackend(back1, how, "backend"); err != nil {
+			t.Fatal(err)
+		}
+		r.conf.Backends = []netip.AddrPort{back1, back3}
+		if err := r.proxy.Update(r.conf, r.pol, how); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		time.Sleep(20 * time.Second)
+		for range 2 {
+			if n := r.move(); n != 3 {
+				t.Fatalf("%d sessions went over, want 3", n)
+			}
+			time.Sleep(10 * time.Second)
+			for i, draining := range []bool{true, false} {
+				if b := r.proxy.Backends()[i]; b.Draining != draining {
+					t.Errorf("%s is draining: %v, want %v", b.Addr, b.Draining, draining)
+				}
+			}
+		}
+		if n := len(r.proxy.Conns()); n != 3 {
+			t.Errorf("%d connections before the deadline, want all 3", n)
+		}
+		for _, p := range []*servicestest.Peer{busy, back} {
+			if _, err := io.Copy(io.Discard, p); err != nil { // the end
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began).Round(time.Second); took < time.Minute || took > time.Minute+2*time.Second {
+			t.Errorf("busy connections ended after %v, want the deadline of a minute", took)
+		}
+		close(talk)
+		for _, p := range []*servicestest.Peer{busy, back, busyEnd, backEnd} {
+			p.Close()
+		}
+		time.Sleep(2 * time.Second)
+		r.move()
+		reports := map[string]services.Report{}
+		for _, one := range r.proxy.DrainReports() {
+			if one.Target.Backend != back3.String() {
+				reports[one.Target.Backend+" "+one.Cause] = one
+			}
+		}
+		for _, name := range []string{back1.String() + " backend", back2.String() + " reload"} {
+			if got := reports[name]; got.Clean != 1 || len(got.Connections) != 1 || !got.Began.Equal(began) {
+				t.Errorf("the report of the drain of %s is %+v", name, got)
+			}
+		}
+		for _, row := range r.proxy.Drains() {
+			if row.State == "draining" {
+				t.Errorf("%+v goes on", row)
+			}
+		}
+		if err := r.proxy.UndrainBackend(back1); err != nil {
+			t.Error(err)
+		}
+		r.conf.Backends = append(r.conf.Backends, back2)
+		with := r.proxy.Settings().Service
+		with.Backends = r.conf.Backends
+		if err := r.proxy.Update(with, r.pol, how); err != nil { // back2 comes back
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		r.move()
+		for _, b := range r.proxy.Backends() {
+			if b.Draining {
+				t.Errorf("%s still drains", b.Addr)
+			}
+		}
+		r.say(idle, "still")
+		r.hear(idleEnd, "still")
+		for _, p := range []*servicestest.Peer{idle, idleEnd} {
+			p.Close()
+		}
+	})
+}
+
+// A service that drains as a whole goes on refusing, and comes back when that is
+// taken back.
+func TestAServiceGoesOnDrainingInAnotherProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		h := r.backend(back1)
+		r.start()
+		defer func() { r.stop() }()
+		client, backend := r.pair(h)
+		r.say(client, "busy")
+		how := config.DefaultDrain()
+		how.Deadline, how.Max = time.Minute, time.Hour
+		if err := r.proxy.StartDrain(how, "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		r.move()
+		if got := r.proxy.Phase(); got != services.Draining {
+			t.Errorf("it is %s, want draining", got)
+		}
+		r.hear(backend, "busy")
+		r.hearEnd(client) // it is quiet
+		client.Close()
+		backend.Close()
+		time.Sleep(time.Second)
+		r.wantDrains("maintenance /0 drained 0 left 1 clean; ")
+		if err := r.proxy.Undrain(); err != nil || r.proxy.Phase() != services.Serving {
+			t.Errorf("taken back: %v, it is %s", err, r.proxy.Phase())
+		}
+	})
+}
+
+// A session of which a connection could not be made again ends, with a reason of
+// its own, and is in the list.
+func TestWhoIsLostOnTheWayIsListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.conf.Backends = append(r.conf.Backends, back2)
+		one, two := r.backend(back1), r.backend(back2)
+		r.start()
+		defer func() { r.stop() }()
+		client, _ := r.pair(one)
+		other, _ := r.pair(two)
+		r.say(client, "hello")
+		time.Sleep(time.Second)
+		gone := r.proxy.Conns()
+		slices.SortFunc(gone, func(a, b services.Row) int { return a.Backend.Compare(b.Backend) })
+		if n := r.move(gone[0].Client, back2); n != 1 {
+			t.Errorf("%d sessions went over, want one", n)
+		}
+		time.Sleep(time.Second)
+		r.hearReset(other)
+		ended := r.proxy.Ended()
+		slices.SortFunc(ended, func(a, b services.Ended) int { return a.BackendAddr.Compare(b.BackendAddr) })
+		if len(ended) != 2 {
+			t.Fatalf("the ledger has %+v", ended)
+		}
+		for i, want := range []services.Reason{services.ClientLost, services.BackendLost} {
+			if e := ended[i]; e.ID != gone[i].ID || e.ClientAddr != gone[i].Client || e.BackendAddr != gone[i].Backend || e.Reason != want || e.Outcome != services.Reset {
+				t.Errorf("got %+v, want %s", e, want)
+			}
+		}
+		if c := r.proxy.Counters(); c.Active != 0 || c.Ended["client_lost"] != 1 || c.Ended["backend_lost"] != 1 {
+			t.Errorf("the totals are %+v", c)
+		}
+	})
+}
+
+// A question that waits for its answer is of the session, whatever the
+// configuration says of heartbeats by then.
+func TestAHalfHeardAnswerGoesOnInAnotherProcess(t *testing.T) {
+	for name, next := range map[string]config.Heartbeat{
+		"none": {}, "another": {Side: "backend", Idle: time.Second, Timeout: time.Second, Send: "ALIVE?", Expect: "YES"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			beating(t, "backend", func(r *rig, client, backend *servicestest.Peer) {
+				r.hear(backend, question)
+				r.say(backend, answer[:3])
+				time.Sleep(100 * time.Millisecond)
+				r.conf.Heartbeat = next
+				r.move()
+				asked := time.Now()
+				r.say(backend, answer[3:])
+				time.Sleep(100 * time.Millisecond)
+				r.silent(client) // it was the answer
+				r.hear(backend, question)
+				if waited := time.Since(asked).Round(time.Second); waited != 10*time.Second {
+					r.Errorf("asked again after %v, want 10s", waited)
+				}
+				r.say(backend, answer[:3])
+				time.Sleep(100 * time.Millisecond)
+				r.move()
+				r.say(backend, "X") // it was no answer
+				r.hear(client, answer[:3]+"X")
+			})
+		})
+	}
 }

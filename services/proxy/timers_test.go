@@ -69,3 +69,23 @@ func TestTheServicesTimersAreListed(t *testing.T) {
 		}
 	})
 }
+
+// Once we have sent both FINs, the wait for the second peer's is no half-close.
+func TestAfterOurFINsTheLastPeerIsListedWithFinWait2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		h := r.backend(back1)
+		r.start()
+		defer r.stop()
+		client, backend := r.pair(h)
+		r.say(client, "request")
+		r.hear(backend, "request")
+		if err := r.proxy.Kill(r.proxy.Conns()[0].ID, "fin"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		backend.CloseWrite()
+		time.Sleep(100 * time.Millisecond)
+		r.wantTimers("service fin_wait2 1m0s 0; client ; backend ")
+	})
+}

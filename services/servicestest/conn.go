@@ -33,6 +33,7 @@ type Conn struct {
 	told     bool  // err was told
 	closed   bool  // by Close or Abort
 	lost     bool  // nothing from here arrives any more
+	held     bool  // what has arrived can't be read yet
 	resets   int   // RSTs sent
 	crash    any   // TryRead panics with it
 }
@@ -96,6 +97,9 @@ func (c *Conn) TryRead(p []byte) (int, error) {
 	}
 	if c.closed {
 		return 0, net.ErrClosed
+	}
+	if c.held && c.err == nil {
+		return 0, services.ErrWouldBlock
 	}
 	if len(c.received) > 0 {
 		n := copy(p, c.received)

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
 )
 
@@ -23,6 +24,7 @@ type Net struct {
 	dials     map[netip.AddrPort]int
 	open      map[*Conn]bool
 	arriving  int
+	carrier   *CarrierNet // of this network, or nil
 }
 
 var _ services.Network = (*Net)(nil)
@@ -143,11 +145,13 @@ func (n *Net) syn(c *Conn) {
 	l, how := n.listeners[c.remote], n.refused[c.remote]
 	switch {
 	case n.behave[c.remote] == Silent, how == "silence", c.closed:
+	case l != nil && how == "" && n.carrier != nil && n.carrier.direct(c):
 	case l == nil, how == "rst":
 		n.after(func() { c.fail(syscall.ECONNREFUSED) })
 	default:
 		s := n.end(c.remote, c.local)
 		s.peer, c.peer = c, s
+		s.held = n.carrier != nil && n.carrier.by(c.remote).carrier != tcpinfo.Relay
 		n.arriving++
 		n.after(func() {
 			c.dialing = false

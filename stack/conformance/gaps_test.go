@@ -6,7 +6,6 @@ import "testing"
 // why. Such a test is skipped with the reason for as long as it fails, and fails
 // once it passes: then its line goes.
 var knownGaps = map[string]string{
-	"TestASenderFillsNoCrumbsWhenNothingIsOnItsWay":   "gVisor cuts a segment to any open window when nothing is on its way",
 	"TestWithoutAnMSSTheDefaultOfTheFamilyHolds/ipv6": "gVisor takes IPv4's default in both; smaller segments harm nobody",
 }
 

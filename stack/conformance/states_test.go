@@ -280,8 +280,12 @@ func TestAKeepaliveProbeOfThePeerIsAnswered(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p, c := newBox(t, nil).open(t, box6, mss(1220)...)
-			p.say(lab.ACK, 0, 1, data)
+			p.say(lab.RST, 100, 0, "") // its challenge takes nobody's turn
 			p.expectACK(1, 1)
+			for range 3 {
+				p.say(lab.ACK, 0, 1, data)
+				p.expectACK(1, 1)
+			}
 			p.say(lab.ACK|lab.PSH, 1, 1, "abc")
 			if got := read(t, c, 3); got != "abc" {
 				t.Errorf("read %q", got)

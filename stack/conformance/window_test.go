@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/lab"
 )
 
@@ -61,19 +62,62 @@ func TestASenderFillsNoCrumbsOfAWindow(t *testing.T) {
 }
 
 // MUST-38: nor is a crumb filled when nothing is on its way, before a tenth of a
-// second has passed.
+// second has passed; but then it is.
 func TestASenderFillsNoCrumbsWhenNothingIsOnItsWay(t *testing.T) {
 	t.Parallel()
-	p, c := newBox(t, nil).open(t, box4, mss(1000)...)
-	p.win = 50
-	p.say(lab.ACK, 1, 1, "")
-	within(t, 5*time.Second, "the window", func() bool { return c.Info().SndWnd == 50 })
-	write(t, c, strings.Repeat("x", 9000))
-	seen := ""
-	if s, ok := p.next(hasData, 80*time.Millisecond); ok {
-		seen = fmt.Sprintf("a segment of %d bytes fills a window of 50 at once", s.Len)
+	for name, first := range map[string]uint16{"shrunk": 65535, "opened": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, c := newBox(t, nil).open(t, box4, mss(1000)...)
+			window := func(n uint16) time.Time {
+				p.win = n
+				p.say(lab.ACK, 1, 1, "")
+				within(t, 5*time.Second, "the window", func() bool { return c.Life().ZeroWindow > 0 || n > 1000 })
+				return time.Now()
+			}
+			window(first)
+			begin := window(50)
+			write(t, c, strings.Repeat("x", 120))
+			for sent := uint32(0); sent < 120; {
+				s := p.expect("data or a probe", anything)
+				if s.Len > 0 && s.Seq-p.irs == 1+sent {
+					if took := s.Time.Sub(begin); took < 100*time.Millisecond || took > 3*time.Second {
+						t.Errorf("%d bytes fill a window of 50 after %v, want 0.1 to 1 s", s.Len, took)
+					}
+					sent += uint32(s.Len)
+					begin = time.Now()
+				}
+				p.say(lab.ACK, 1, 1+sent, "")
+			}
+			p.win = 65535
+			p.say(lab.ACK, 1, 121, "")
+			write(t, c, "open")
+			begin = time.Now()
+			if s := p.expect("data", func(s lab.Segment) bool { return s.Seq-p.irs == 121 && s.Len > 0 }); s.Time.Sub(begin) > time.Second {
+				t.Errorf("an open window is used after %v", s.Time.Sub(begin))
+			}
+		})
 	}
-	holds(t, seen)
+}
+
+// A small window of a peer that never had a larger one is used at once.
+func TestASmallPeersWindowIsUsedAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, func(p *config.Policy) { p.Retransmit.MinRTO = 3 * time.Second })
+	l := b.listen(t, box4)
+	p := b.peer(t, box4, 5000)
+	p.win = 50
+	p.handshake(mss(1000)...)
+	c := accept(t, l)
+	write(t, c, strings.Repeat("x", 120))
+	begin := time.Now()
+	for sent := uint32(0); sent < 120; {
+		sent += uint32(p.expect("data", hasData).Len)
+		p.say(lab.ACK, 1, 1+sent, "")
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("120 bytes take %v through a window of 50", took)
+	}
 }
 
 // SHLD-14: the right edge of our window never goes back.

@@ -6,9 +6,13 @@ import (
 	"github.com/lastack/lastack/netif/frame"
 )
 
-// answer is an ACK or a RST without data that the table sends by itself.
+// answer is an ACK, a FIN, a SYN or a RST without data that the table sends by
+// itself.
 type answer struct {
-	rst      bool // no ACK
+	rst      bool // no ACK, unless acked
+	acked    bool // a RST with ACK
+	fin      bool
+	syn      []byte // options of a SYN, which has no ACK; nil is none
 	seq, ack uint32
 	window   uint16
 	ts       bool
@@ -24,7 +28,10 @@ func (f *Flow) answer(now instant) answer {
 	}
 }
 
-const tsOption = 12 // bytes, with two of padding before (RFC 7323, appendix A)
+const (
+	tsOption    = 12 // bytes, with two of padding before (RFC 7323, appendix A)
+	optionsMost = 20 // of a SYN of ours
+)
 
 // tcp writes the TCP header, without its checksum, and returns its size.
 func (a *answer) tcp(p []byte, from, to uint16) int {
@@ -33,18 +40,31 @@ func (a *answer) tcp(p []byte, from, to uint16) int {
 	binary.BigEndian.PutUint16(p[2:], to)
 	binary.BigEndian.PutUint32(p[4:], a.seq)
 	binary.BigEndian.PutUint32(p[8:], a.ack)
-	if a.ts {
+	if a.syn != nil {
+		size += copy(p[tcpHeader:], a.syn)
+	} else if a.ts {
 		size += tsOption
 		copy(p[tcpHeader:], []byte{1, 1, 8, 10})
 		binary.BigEndian.PutUint32(p[24:], a.tsVal)
 		binary.BigEndian.PutUint32(p[28:], a.tsEcr)
 	}
-	p[12], p[13] = byte(size/4)<<4, ack
-	if a.rst {
-		p[13] = rst
-	}
+	p[12], p[13] = byte(size/4)<<4, a.flags()
 	binary.BigEndian.PutUint16(p[14:], a.window)
 	return size
+}
+
+func (a *answer) flags() uint8 {
+	switch {
+	case a.syn != nil:
+		return syn
+	case a.rst && a.acked:
+		return rst | ack
+	case a.rst:
+		return rst
+	case a.fin:
+		return fin | ack
+	}
+	return ack
 }
 
 // write turns the frame round and makes it the answer.
@@ -65,7 +85,7 @@ func (a *answer) write(f *frame.Frame, l frame.Layout) {
 
 // packet4 makes an IPv4 packet of the answer.
 func (a *answer) packet4(src, dst []byte, from, to uint16) []byte {
-	p := make([]byte, 20+tcpHeader+tsOption)
+	p := make([]byte, 20+tcpHeader+optionsMost)
 	n := 20 + a.tcp(p[20:], from, to)
 	p[0] = 0x45
 	binary.BigEndian.PutUint16(p[2:], uint16(n))
@@ -79,7 +99,7 @@ func (a *answer) packet4(src, dst []byte, from, to uint16) []byte {
 
 // packet6 makes an IPv6 packet of the answer.
 func (a *answer) packet6(src, dst []byte, from, to uint16) []byte {
-	p := make([]byte, 40+tcpHeader+tsOption)
+	p := make([]byte, 40+tcpHeader+optionsMost)
 	n := a.tcp(p[40:], from, to)
 	p[0] = 0x60
 	binary.BigEndian.PutUint16(p[4:], uint16(n))

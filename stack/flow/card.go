@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/netif/frame"
 )
 
@@ -12,10 +13,12 @@ type SendFunc func(meta frame.Header, eth, net []byte)
 
 // Card is the table's filter for the frames of one network card.
 type Card struct {
-	t    *Table
-	n    uint8
-	send atomic.Pointer[SendFunc]
-	mac  atomic.Pointer[[6]byte] // the card's own address, from the frames to it
+	t       *Table
+	n       uint8
+	send    atomic.Pointer[SendFunc]
+	outlet  atomic.Pointer[frame.Outlet]       // where frames are forwarded to
+	deliver atomic.Pointer[func(*frame.Frame)] // gives the stack a frame that was held back
+	mac     atomic.Pointer[[6]byte]            // the card's own address, from the frames to it
 }
 
 var _ frame.Filter = (*Card)(nil)
@@ -44,6 +47,13 @@ func (c *Card) Start(send SendFunc) {
 	c.send.Store(&send)
 }
 
+// Bind tells how frames are forwarded to this card, and how one that was held
+// back gets to the stack.
+func (c *Card) Bind(to frame.Outlet, deliver func(*frame.Frame)) {
+	c.outlet.Store(&to)
+	c.deliver.Store(&deliver)
+}
+
 // Own tells the card's own address, for what it sends before any frame has told.
 func (c *Card) Own(mac [6]byte) { c.own(mac[:]) }
 
@@ -68,10 +78,29 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 		return frame.Pass // gVisor counts it
 	}
 	t := c.t
+	if f.Eth[0]&1 != 0 {
+		t.Count.Group.Add(1) // TCP has two ends: RFC 1122, 3.3.6
+		return frame.Drop
+	}
 	sh, h := t.shard(&s.key)
 	now := t.now()
+look:
 	sh.mu.Lock()
 	fl, slot := sh.find(&s.key, h)
+	if fl != nil && fl.has(carried) {
+		if fl.newer == 0 || !valid(f, l) {
+			sh.mu.Unlock()
+			return frame.Drop // its backend is being chosen; or it is damaged
+		}
+		v, again := t.carry(sh, fl, slot, f, l, &s, now)
+		if again {
+			goto look
+		}
+		if t.probes.n.Load() > 0 {
+			t.probes.answered(&s, now)
+		}
+		return v
+	}
 	if fl == nil && !s.is(syn|ack|rst|fin, syn) {
 		sh.mu.Unlock()
 		if t.sweep.n.Load() > 0 {
@@ -83,10 +112,18 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 		sh.mu.Unlock()
 		return frame.Pass // the card's own check counts it
 	}
-	if fl == nil && !s.key.sane() {
+	if fl == nil && !t.mayCall(&s.key) {
 		sh.mu.Unlock()
 		t.Count.BadSource.Add(1) // RFC 9293, 3.9.2.3: silently discarded
 		return frame.Drop
+	}
+	if by, ok := t.carriageOf(s.key.localAddr()); ok && by.by == tcpinfo.Direct && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, &s) {
+		sh.mu.Unlock()
+		if v, done := t.direct(c, f, &s, by, now); done {
+			return v
+		}
+		sh.mu.Lock()
+		fl, slot = sh.find(&s.key, h)
 	}
 	if fl == nil {
 		t.greet(c, sh, f, &s, h, now)
@@ -98,6 +135,9 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 	}
 	if fl.has(tagged) == f.Tagged && !s.is(rst, rst) {
 		copy(fl.mac[:], f.Eth[6:12])
+	}
+	if fl.has(holding) {
+		t.holds.keep(t, fl, f, l, &s)
 	}
 	answer, verdict, full := t.judge(c, sh, fl, slot, f, &s, now)
 	sh.mu.Unlock()
@@ -136,6 +176,9 @@ func (t *Table) greet(c *Card, sh *shard, f *frame.Frame, s *segment, h uint32, 
 	}
 	fl, slot := t.create(sh, &s.key, h, now)
 	fl.policy, fl.card = policy, c.n
+	if by, ok := t.carriageOf(s.key.localAddr()); ok && by.by != tcpinfo.Relay {
+		fl.flags |= holding
+	}
 	fl.reach(f)
 	fl.receivedSYN(s, now)
 	t.recount(sh, fl, slot)
@@ -188,12 +231,22 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 		if f.crosses(s) {
 			straighten(fr, s)
 		}
-		if was == SynReceived && s.flags&rst != 0 && s.seq != f.irs+1 {
-			return f.blindRST(t, s, now)
+		switch early, ruling := t.early(f, s, now); ruling {
+		case ignored:
+			return a, frame.Drop, full
+		case answered:
+			return early, frame.Reply, full
+		}
+		if was == SynReceived && s.flags&rst != 0 && f.id == 0 {
+			t.forget(sh, f, slot) // RFC 9293, 3.10.7.4: back to LISTEN
+			return a, frame.Pass, full
 		}
 		f.receivedEarly(s, now)
 		if f.state == was {
 			return a, frame.Pass, full
+		}
+		if was == SynSent && f.state == Established && t.carries() {
+			t.ways.learn(f, now)
 		}
 	default:
 		if f.has(blind) {
@@ -220,6 +273,9 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint32(tcp[4:], f.rcvNxt) })
 		}
 		f.receivedLate(s, now)
+		if f.has(crumb) && s.window != 0 {
+			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint16(tcp[14:], 0) })
+		}
 		if f.has(rstSeen) && (f.id == 0 || f.has(released)) {
 			t.forget(sh, f, slot) // nobody else will say that it is over
 			return a, frame.Pass, full
@@ -258,17 +314,6 @@ func (t *Table) again(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 // count, and a keepalive probe, which lies before what is next, wants its answer.
 func (f *Flow) outdated(s *segment) bool {
 	return s.is(ack|syn|rst, ack) && f.wl1 != 0 && !f.offersNew(s) && s.window != f.peerWindow
-}
-
-// blindRST answers a RST during the handshake that is inside of the window and
-// not exact (RFC 5961, 3.2), and ignores one outside.
-func (f *Flow) blindRST(t *Table, s *segment, now instant) (a answer, v frame.Verdict, full int) {
-	wnd := uint32(f.window)
-	if inside := after(s.seq, f.irs) && before(s.seq, f.irs+1+wnd); !inside || !f.mayChallenge(now) {
-		return a, frame.Drop, -1
-	}
-	t.Count.Challenges.Add(1)
-	return f.answer(now), frame.Reply, -1
 }
 
 // crosses reports whether a segment is the SYN-ACK of a peer whose SYN has
@@ -375,6 +420,9 @@ func (c *Card) Outbound(fr *frame.Frame) frame.Verdict {
 	if f == nil {
 		if s.is(syn|ack, syn) {
 			f, slot = t.create(sh, &s.key, h, now)
+			if t.carries() {
+				f.flags |= holding // until it is known what becomes of it
+			}
 		} else {
 			sh.mu.Unlock()
 			return frame.Pass
@@ -391,6 +439,9 @@ func (c *Card) Outbound(fr *frame.Frame) frame.Verdict {
 // observe notes a segment of gVisor's.
 func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame, s *segment, now instant) (full int, v frame.Verdict) {
 	full = -1
+	if f.has(carried) {
+		return full, frame.Consume // what is left of the stack's connection has nothing to say
+	}
 	opening := s.is(syn|ack, syn)
 	switch {
 	case f.state == TimeWait && opening:

@@ -24,6 +24,19 @@ const batch = 64
 // index here plus one.
 var limitRules = [...]tcpinfo.Rule{
 	tcpinfo.FinWait1, tcpinfo.Closing, tcpinfo.LastAck, tcpinfo.CloseWait, tcpinfo.ZeroWindow, tcpinfo.SynRetries,
+	// Of carried connections besides:
+	tcpinfo.Keepalive, tcpinfo.UserTimeout, tcpinfo.MaxRetries, tcpinfo.FinWait2, tcpinfo.IdleTimeout, tcpinfo.HalfClose,
+	tcpinfo.ConnectTimeout, tcpinfo.Refused, tcpinfo.Drained, tcpinfo.DrainDeadline, tcpinfo.Killed, tcpinfo.Stopped, tcpinfo.AddressLost,
+}
+
+// ruleNumber is what Flow.endedBy keeps of a rule.
+func ruleNumber(r tcpinfo.Rule) uint8 {
+	for i, one := range limitRules {
+		if one == r {
+			return uint8(i + 1)
+		}
+	}
+	return 0
 }
 
 // Start turns the wheels from now on. limit ends a connection whose time is
@@ -69,11 +82,16 @@ func (t *Table) wind() {
 func (t *Table) turn(sh *shard) (busy bool) {
 	for {
 		var over []Limit
+		var legs []key
 		now := t.now()
 		sh.mu.Lock()
 		behind := sh.timed > 0 && (sh.pending != 0 || int32(now.ms/wheelTick-sh.turned) > 0)
 		if behind {
 			sh.turn(now.ms, batch, func(f *Flow, slot uint32) {
+				if f.has(carried) {
+					legs = append(legs, f.key)
+					return
+				}
 				if l, ended := t.expire(sh, f, slot, now); ended {
 					over = append(over, l)
 				}
@@ -81,6 +99,9 @@ func (t *Table) turn(sh *shard) (busy bool) {
 		}
 		busy = sh.timed > 0
 		sh.mu.Unlock()
+		for i := range legs {
+			t.due(&legs[i])
+		}
 		for _, l := range over {
 			t.Count.Limited.Add(1)
 			if t.limit == nil || !t.limit(l) {
@@ -111,11 +132,7 @@ func (t *Table) expire(sh *shard, f *Flow, slot uint32, now instant) (l Limit, e
 		t.forget(sh, f, slot) // gVisor gives up by itself
 		return l, false
 	}
-	for i, r := range limitRules {
-		if r == rule {
-			f.endedBy = uint8(i + 1)
-		}
-	}
+	f.endedBy = ruleNumber(rule)
 	return Limit{f.key.localAddr(), f.key.remoteAddr(), f.id, rule}, true
 }
 
@@ -140,6 +157,9 @@ func (t *Table) rearm(sh *shard, f *Flow, slot uint32, now instant) {
 
 // deadline is when the flow's state ends if nothing moves, and by which rule.
 func (t *Table) deadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool) {
+	if f.has(carried) {
+		return t.carriedDeadline(f)
+	}
 	limit := time.Duration(-1)
 	p := t.policy(f.policy)
 	switch f.state {

@@ -91,6 +91,14 @@ const (
 	zeroWindow         // the peer's window is closed and we have tried to send
 	tagged             // its frames carry an 802.1Q tag
 	blind              // its handshake was not seen: a SYN cookie's, in a flood
+	crumb              // the peer's window is open by so little that gVisor is told of none
+	holding            // what the peer sends is held back: see hold.go
+	carried            // it is a leg of a carried connection, and those below are only of one: see carried.go
+	direct             // from the first SYN on
+	shut               // the peers are told that our windows are closed, until nothing is under way
+	turning            // it is to be parted between an answer and the next request
+	parted             // the table ends it: nothing is passed on any more
+	answeredLast       // of the client's leg: what moved last went to the client
 )
 
 func (f *Flow) has(x flags) bool { return f.flags&x != 0 }
@@ -115,6 +123,9 @@ func (f *Flow) sent(s *segment, now instant) {
 		f.tsLast, f.tsLastAt = s.tsVal, now.ms
 	}
 	if s.flags&rst != 0 {
+		if !f.state.synchronized() && s.seq != f.sndNxt {
+			return // in answer to a segment that is none of this connection's
+		}
 		f.flags |= rstSent
 		f.enter(Closed, now)
 		return
@@ -130,17 +141,20 @@ func (f *Flow) sent(s *segment, now instant) {
 	if s.length() > 0 && s.seq == f.sndUna && before(s.seq, f.sndNxt) && f.repeats < 255 {
 		f.repeats++
 	}
+	if f.has(carried) && f.sndUna == f.sndNxt && s.length() > 0 {
+		f.progress, f.repeats = now.ms, 0 // the age of the oldest byte begins, keepalive ends
+	}
 	if after(s.end(), f.sndNxt) {
 		f.sndNxt = s.end()
+	}
+	if s.flags&ack != 0 {
+		f.acknowledged(s.ack, now) // before our FIN: one segment may be both
 	}
 	if s.flags&fin != 0 {
 		f.sentFIN(s, now)
 	}
 	if f.sndWnd == 0 && s.size > 0 && !f.has(zeroWindow) && f.state.synchronized() {
 		f.flags |= zeroWindow // it was closed before: closedWnd knows since when
-	}
-	if s.flags&ack != 0 {
-		f.acknowledged(s.ack, now)
 	}
 }
 
@@ -149,6 +163,7 @@ func (f *Flow) sent(s *segment, now instant) {
 func (f *Flow) learn(s *segment, now instant) {
 	f.flags &^= blind
 	f.iss, f.sndUna, f.sndNxt, f.rcvNxt = s.seq-1, s.seq, s.seq, s.ack
+	f.maxSndWnd = 1<<16 - 1 // at most: a SYN cookie keeps no scale
 	if s.ts {
 		f.flags |= timestamps
 		f.tsRecent, f.tsRecentAt = s.tsEcr, now.ms
@@ -231,7 +246,9 @@ func (f *Flow) receivedSYN(s *segment, now instant) {
 	f.sndMSS, f.sndScale = s.mss, s.scale
 	f.sndWnd = uint32(s.window)
 	f.maxSndWnd = max(f.maxSndWnd, f.sndWnd)
-	f.wl1, f.wl2, f.peerWindow = s.seq, s.ack, s.window
+	if !f.has(carried) {
+		f.wl1, f.wl2, f.peerWindow = s.seq, s.ack, s.window
+	}
 	f.flags &^= peerTS | peerSACK
 	if s.ts {
 		f.flags |= peerTS
@@ -263,6 +280,9 @@ func (f *Flow) received(s *segment, now instant) {
 		// acknowledgement may set it.
 		f.tsRecent, f.tsRecentAt = s.tsVal, now.ms
 	}
+	if f.has(carried) {
+		f.heard(now)
+	}
 	if s.size > 0 {
 		f.progress = now.ms
 	}
@@ -286,6 +306,9 @@ func (f *Flow) receivedACK(s *segment, now instant) {
 	if !after(s.ack, f.sndUna) || after(s.ack, f.sndNxt) {
 		return
 	}
+	if f.has(carried) {
+		f.count(s.ack)
+	}
 	f.sndUna, f.progress, f.repeats, f.soft = s.ack, now.ms, 0, noHint
 	if !f.has(finSent) || f.has(finAcked) || s.ack != f.finSeq+1 {
 		return
@@ -305,22 +328,31 @@ func (f *Flow) receivedACK(s *segment, now instant) {
 // offersNew reports whether a segment's window is newer than the one that is
 // known (RFC 9293, 3.10.7.4, fifth check): an old segment must not set it.
 func (f *Flow) offersNew(s *segment) bool {
+	if f.has(carried) {
+		return !before(s.ack, f.sndUna) // the other peer judges by itself
+	}
 	return !before(s.ack, f.sndUna) && (before(f.wl1, s.seq) || f.wl1 == s.seq && !after(f.wl2, s.ack))
 }
 
 // offer notes the peer's window.
 func (f *Flow) offer(s *segment, now instant) {
-	f.wl1, f.wl2, f.peerWindow = s.seq, s.ack, s.window
+	if !f.has(carried) {
+		f.wl1, f.wl2, f.peerWindow = s.seq, s.ack, s.window
+	}
 	wnd := uint32(s.window)
 	if f.sndScale > 0 {
 		wnd <<= uint(f.sndScale)
 	}
-	if wnd == 0 && (f.sndWnd != 0 || f.closedWnd == 0) {
-		f.closedWnd = max(now.ms, 1)
-	}
-	if wnd != 0 {
+	closed := wnd == 0
+	if !closed {
 		f.flags &^= zeroWindow
+		closed = f.leaveCrumb(wnd, s.ack, now)
+	}
+	switch {
+	case !closed:
 		f.closedWnd = 0
+	case f.closedWnd == 0 || wnd == 0 && f.sndWnd != 0:
+		f.closedWnd = max(now.ms, 1)
 	}
 	f.sndWnd = wnd
 	f.maxSndWnd = max(f.maxSndWnd, wnd)

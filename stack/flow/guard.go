@@ -15,11 +15,18 @@ const (
 const tsValid = 24 * 24 * time.Hour / time.Millisecond
 
 // guard checks of a segment what gVisor does not, once both ends know each
-// other's sequence numbers. RST and SYN are gVisor's: it follows RFC 5961,
-// sections 3 and 4.
+// other's sequence numbers. RST is gVisor's: it follows RFC 5961, section 3, and
+// alone knows whether a RST is exact, because it acknowledges later than it
+// takes.
 func (t *Table) guard(f *Flow, s *segment, now instant) ruling {
-	if s.flags&(rst|syn) != 0 {
+	if s.flags&rst != 0 {
 		return allowed
+	}
+	if s.flags&syn != 0 {
+		// RFC 5961, 4.2: "irrespective of the sequence number, TCP MUST send an
+		// ACK". gVisor sends one in half a second, for whatever reason.
+		t.Count.LateSYN.Add(1)
+		return answered
 	}
 	if s.flags&ack == 0 {
 		// RFC 9293, 3.10.7.4: "if the ACK bit is off, drop the segment".
@@ -38,12 +45,70 @@ func (t *Table) guard(f *Flow, s *segment, now instant) ruling {
 			return answered
 		}
 	}
+	if s.length() == 0 && s.seq == f.rcvNxt-1 && f.window != 0 {
+		// RFC 9293, 3.8.4: the peer's keepalive probe. gVisor answers it as it does
+		// all that is not acceptable, once in half a second.
+		return answered
+	}
 	// RFC 5961, 5.2: acceptable is SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT.
-	if f.iss != 0 && f.has(synsSeen) && (after(s.ack, f.sndNxt) || before(s.ack, f.sndUna-f.maxSndWnd)) {
+	if f.iss != 0 && f.maxSndWnd != 0 && (after(s.ack, f.sndNxt) || before(s.ack, f.sndUna-f.maxSndWnd)) {
 		t.Count.BadACK.Add(1)
 		return answered
 	}
+	if f.finished() && after(s.end(), f.peerFin+1) {
+		// RFC 9293, 3.10.7.4, seventh check: behind the peer's FIN is nothing.
+		// gVisor ends the connection.
+		t.Count.BehindFIN.Add(1)
+		return answered
+	}
 	return allowed
+}
+
+// finished reports whether the peer's FIN is in, with all that was before it,
+// and the connection is not over yet.
+func (f *Flow) finished() bool {
+	return f.state == CloseWait || f.state == Closing || f.state == LastAck
+}
+
+// early judges a segment during the handshake. What gVisor does with those that
+// are refused here: it repeats its SYN at once and several times, or resets a
+// peer that has only begun anew.
+func (t *Table) early(f *Flow, s *segment, now instant) (a answer, r ruling) {
+	isACK := s.flags&ack != 0
+	switch {
+	case f.state == SynSent && isACK && s.ack != f.iss+1:
+		// RFC 9293, 3.10.7.3: "If SEG.ACK =< ISS or SEG.ACK > SND.NXT, send a reset
+		// (unless the RST bit is set [...]) <SEQ=SEG.ACK><CTL=RST>".
+		if s.flags&rst != 0 || !f.mayChallenge(now) {
+			return a, ignored
+		}
+		t.Count.BadACK.Add(1)
+		return answer{rst: true, seq: s.ack}, answered
+	case f.state != SynReceived:
+		return a, allowed
+	case s.flags&rst != 0:
+		if s.seq == f.irs+1 {
+			return a, allowed
+		}
+		// RFC 5961, 3.2: inside of the window a challenge, outside nothing.
+		if inside := after(s.seq, f.irs) && before(s.seq, f.irs+1+uint32(f.window)); !inside {
+			return a, ignored
+		}
+	case s.flags&syn != 0:
+		// The peer's SYN again, or its SYN-ACK after SYNs that have crossed; else
+		// RFC 9293, 3.10.7.4, first and fourth check, and RFC 5961, 4.2.
+		if s.seq == f.irs {
+			return a, allowed
+		}
+		t.Count.LateSYN.Add(1)
+	case !before(s.seq, f.irs+1) && before(s.seq, f.irs+1+max(uint32(f.window), 1)):
+		return a, allowed
+	}
+	if !f.mayChallenge(now) {
+		return a, ignored
+	}
+	t.Count.Challenges.Add(1)
+	return f.answer(now), answered
 }
 
 // challengesMost bounds what a flow answers in a second on its own (RFC 5961, 7).

@@ -8,10 +8,13 @@ import (
 	"hash"
 	"hash/fnv"
 	"io"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"time"
 	"unsafe"
+
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // A hand-over writes the flows of one process's table for another's: a line of
@@ -24,6 +27,9 @@ type handed struct {
 	Now      int64    `json:"now"` // nanoseconds of the table
 	Wall     int64    `json:"wall"`
 	Policies []string `json:"policies"` // by their numbers
+	Owners   []string `json:"owners"`   // of carried connections, by their numbers
+	Secret   uint64   `json:"secret"`   // of initial sequence numbers and timestamps, which go on
+	Epoch    int64    `json:"epoch"`
 	Flows    int      `json:"flows"`
 }
 
@@ -64,6 +70,9 @@ func record(f *Flow) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(f)), re
 // goesOver reports whether a flow is worth handing over: handshakes begin anew,
 // and what has ended is kept only for a connection that still asks for it.
 func (f *Flow) goesOver() bool {
+	if f.has(carried) {
+		return false // both legs or none: see pairs
+	}
 	if f.state == Closed {
 		return f.id != 0 && !f.has(released)
 	}
@@ -84,8 +93,10 @@ func (t *Table) Save(w io.Writer) error {
 		})
 		sh.mu.Unlock()
 	}
+	all = append(all, t.pairs()...)
 	rules := t.rules.Load()
-	head := handed{Layout: Layout(), Now: t.now().ns, Wall: t.clock.Now().UnixNano(), Policies: make([]string, len(rules.list)), Flows: len(all)}
+	head := handed{Layout: Layout(), Now: t.now().ns, Wall: t.clock.Now().UnixNano(), Policies: make([]string, len(rules.list)),
+		Owners: t.ownerNames(), Secret: t.secret, Epoch: t.epoch, Flows: len(all)}
 	for name, i := range rules.names {
 		head.Policies[i] = name
 	}
@@ -108,6 +119,29 @@ func (t *Table) Save(w io.Writer) error {
 	return nil
 }
 
+// pairs are the legs of carried connections whose handshakes are over, each
+// client's followed by its backend's.
+func (t *Table) pairs() (all []Flow) {
+	for n := range t.ownerNames() {
+		t.eachCarried(uint16(n), func(p *pairing, _ tcpinfo.CarriedRef, _ instant) {
+			if p.client.state.synchronized() && p.other.state.synchronized() {
+				all = append(all, *p.client, *p.other)
+			}
+		})
+	}
+	return all
+}
+
+func (t *Table) ownerNames() []string {
+	names := []string{}
+	if all := t.owners.Load(); all != nil {
+		for i := range *all {
+			names = append(names, (*all)[i].name)
+		}
+	}
+	return names
+}
+
 // Load fills a table that has no flows and was not started with what Save has
 // written. cards has the number here of each card there, or -1; gap is the time
 // since then that the table's clock does not know of. After an error the table
@@ -127,18 +161,91 @@ func (t *Table) Load(r io.Reader, cards []int, gap time.Duration) (n int, err er
 	for i, name := range head.Policies {
 		policies[i] = t.numberOf(name)
 	}
+	t.secret, t.epoch = head.Secret, head.Epoch
+	for _, name := range head.Owners {
+		t.Own(name, nobody{}, CarrierSettings{}) // until its service comes
+	}
 	now := t.now()
-	for i := range all {
+	for i := 0; i < len(all); i++ {
 		f := &all[i]
-		if int(f.card) >= len(cards) || cards[f.card] < 0 || int(f.policy) >= len(policies) {
+		known := int(f.card) < len(cards) && cards[f.card] >= 0 && int(f.policy) < len(policies)
+		if known {
+			f.card, f.policy = uint8(cards[f.card]), policies[f.policy]
+		}
+		if !f.has(carried) {
+			if known && t.take(f, now) {
+				n++
+			}
 			continue
 		}
-		f.card, f.policy = uint8(cards[f.card]), policies[f.policy]
-		if t.take(f, now) {
-			n++
+		if i++; i == len(all) || !all[i].has(carried|dialled) {
+			return n, errors.New("load flows: the flows are damaged")
+		}
+		m := &all[i]
+		if !known || int(m.card) >= len(cards) || cards[m.card] < 0 || int(m.policy) >= len(policies) || int(f.owner()) >= len(head.Owners) {
+			continue
+		}
+		m.card, m.policy = uint8(cards[m.card]), policies[m.policy]
+		if t.takePair(f, m, now) {
+			t.lastID = max(t.lastID, f.id)
+			n += 2
 		}
 	}
 	return n, nil
+}
+
+// LastID is the highest ID of a carried connection that Load has taken.
+func (t *Table) LastID() uint64 { return t.lastID }
+
+// nobody owns connections until somebody comes.
+type nobody struct{}
+
+func (nobody) Choose(_, _ netip.AddrPort) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
+func (nobody) Tried(netip.AddrPort, error)                       {}
+func (nobody) Ended(*tcpinfo.Carried)                            {}
+
+// ResetUnowned resets carried connections whose service has not come, because
+// the configuration has it no more, and counts them.
+func (t *Table) ResetUnowned() (n int) {
+	for no, name := range t.ownerNames() {
+		if _, none := t.ownerOf(uint16(no)).to.(nobody); !none {
+			continue
+		}
+		var refs []tcpinfo.CarriedRef
+		t.Views(name, func(v *tcpinfo.CarriedView) { refs = append(refs, v.Ref) })
+		for _, ref := range refs {
+			t.End(ref, tcpinfo.CarriedEnd{How: "rst", Why: tcpinfo.Stopped})
+		}
+		n += len(refs)
+	}
+	return n
+}
+
+// takePair puts both legs of a carried connection in. What it was about to end
+// for, a drain tells again.
+func (t *Table) takePair(client, backend *Flow, now instant) bool {
+	p := t.lockBoth(&client.key, &backend.key)
+	defer p.unlock()
+	if p.f != nil || p.m != nil {
+		return false
+	}
+	put := func(sh *shard, from *Flow) uint32 {
+		h := uint32(from.key.hash(t.seed))
+		f, slot := sh.insert(&from.key, h)
+		*f = *from
+		f.hash, f.counted, f.timed = h, 0, false
+		f.due, f.spoke, f.next, f.prev, f.newer, f.older = 0, 0, 0, 0, 0, 0
+		f.flags &^= shut | turning
+		return slot
+	}
+	p.fslot, p.mslot = put(p.fsh, client), put(p.msh, backend)
+	p.f, p.m = p.fsh.at(p.fslot), p.msh.at(p.mslot)
+	p.client, p.other = p.f, p.m
+	p.f.join(p.msh, p.mslot)
+	p.m.join(p.fsh, p.fslot)
+	p.settle(p.f, now)
+	p.settle(p.m, now)
+	return true
 }
 
 // any reports whether there is a flow.

@@ -36,12 +36,15 @@ func (t *Table) inboundICMP(p []byte, l frame.Layout) frame.Verdict {
 	sh.mu.Lock()
 	f, _ := sh.find(&s.key, h)
 	good := f != nil && f.state != TimeWait && f.state != Closed && f.outstanding(s.seq)
-	kept := false
+	kept := good && f.has(carried)
+	if kept && !tooSmall {
+		f.narrow(icmp, l.Version)
+	}
 	if what := hintOf(icmp, l.Version); good && what != noHint {
 		f.soft = what
 		// gVisor would take it for the end of a handshake: the network may find a
 		// way yet (RFC 9293, 3.9.2.2: "MUST NOT abort").
-		kept = !f.state.synchronized() && (what == softNetwork || what == softHost)
+		kept = kept || !f.state.synchronized() && (what == softNetwork || what == softHost)
 	}
 	sh.mu.Unlock()
 	if !good || tooSmall {
@@ -52,6 +55,25 @@ func (t *Table) inboundICMP(p []byte, l frame.Layout) frame.Verdict {
 		return frame.Consume
 	}
 	return frame.Pass
+}
+
+// narrow makes the segments of a carried leg fit what a router can pass on (RFC
+// 1191, RFC 8201): what is larger is cut here, so the other peer need not know.
+func (f *Flow) narrow(p []byte, version uint8) {
+	const headers4, headers6 = 20 + tcpHeader, 40 + tcpHeader
+	mtu, floor := 0, 0
+	switch {
+	case version == 4 && p[0] == 3 && p[1] == 4:
+		mtu, floor = int(binary.BigEndian.Uint16(p[6:]))-headers4, minMTUv4-headers4
+	case version == 6 && p[0] == 2:
+		mtu, floor = int(min(binary.BigEndian.Uint32(p[4:]), 0xffff))-headers6, minMTUv6-headers6
+	default:
+		return
+	}
+	if mtu < floor {
+		mtu = floor // a router older than RFC 1191 does not say
+	}
+	f.sndMSS = uint16(min(int(f.sndMSS), mtu))
 }
 
 // hintOf is what an ICMP error says of the peer.

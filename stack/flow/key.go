@@ -46,10 +46,11 @@ func (k *key) remoteAddr() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(k.remote).Unmap(), k.rport)
 }
 
-// sane reports whether the remote address can be a host's.
+// sane reports whether the remote address can be another host's.
 func (k *key) sane() bool {
 	a := k.remoteAddr().Addr()
-	return !a.IsMulticast() && !a.IsUnspecified() && !a.IsLoopback() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255}) && k.rport != 0
+	return !a.IsMulticast() && !a.IsUnspecified() && !a.IsLoopback() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255}) &&
+		k.rport != 0 && k.remote != k.local
 }
 
 // hash spreads connections over shards and their indexes. seed keeps others

@@ -96,6 +96,7 @@ func (t *Table) ask(k *key, id uint64, now instant) (scale int8, sent bool) {
 	card, mac, isTagged, vlan := int(f.card), f.mac, f.has(tagged), f.vlan
 	scale = f.sndScale
 	sh.mu.Unlock()
+	t.Count.Probes.Add(1)
 	return scale, t.put(card, mac, isTagged, vlan, k, &a)
 }
 
@@ -126,7 +127,6 @@ func (t *Table) put(card int, mac [6]byte, isTagged bool, vlan uint16, k *key, a
 		eth = binary.BigEndian.AppendUint16(eth, vlan)
 	}
 	eth = binary.BigEndian.AppendUint16(eth, kind)
-	t.Count.Probes.Add(1)
 	(*send)(frame.Header{}, eth, p)
 	return true
 }

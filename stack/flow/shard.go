@@ -18,6 +18,7 @@ const (
 // and go; a slot number names a flow: chunk*chunkSize + place. The index is a
 // hash table with linear probing.
 type shard struct {
+	no     uint8      // its number: who locks two takes the lower first
 	mu     sync.Mutex // guards all below
 	chunks []*chunk
 	open   []uint32 // chunks that have room, in no order

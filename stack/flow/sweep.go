@@ -14,8 +14,8 @@ import (
 // How fast a sweep asks: each question costs three small segments, and the
 // clients of the connections that it ends come back as new ones meanwhile.
 const (
-	sweepRate  = 2000 // questions a second
-	sweepBurst = 200  // at once
+	sweepRate  = 4000 // questions a second
+	sweepBurst = 400  // at once
 	sweepStep  = 5 * time.Millisecond
 )
 

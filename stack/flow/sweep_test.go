@@ -260,8 +260,8 @@ func TestASweepIsPacedAndCanBeStopped(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
 	defer cancel()
 	got := r.table.Sweep(ctx)
-	if n := len(r.questions()); n != got.Asked || n < 500 || n > 2100 {
-		t.Errorf("%d questions in 0.9 s, %d reported; want 2000 and a burst of 200 at most", n, got.Asked)
+	if n := len(r.questions()); n != got.Asked || n < 1000 || n > 4100 {
+		t.Errorf("%d questions in 0.9 s, %d reported; want 4000 a second and a burst of 400 at most", n, got.Asked)
 	}
 	if got.Left != 20_000 || got.Silent != 0 || !got.Over {
 		t.Errorf("the report is %+v", got)

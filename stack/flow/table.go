@@ -22,6 +22,10 @@ type Table struct {
 	Count Counters
 
 	seed     uint64
+	secret   uint64 // of ISNs and timestamps
+	epoch    int64  // nanoseconds that their clocks are ahead
+	ids      func() uint64
+	lastID   uint64 // see LastID
 	clock    tcpip.Clock
 	began    tcpip.MonotonicTime
 	wall     time.Time // the same
@@ -35,7 +39,13 @@ type Table struct {
 
 	mu        sync.Mutex // guards changes of rules, listeners and cards
 	listeners atomic.Pointer[map[netip.AddrPort]uint16]
+	owners    atomic.Pointer[[]owned]
+	carriages atomic.Pointer[map[netip.AddrPort]carriage]
+	ends      ends
+	holds     holds
+	ways      ways
 	cards     atomic.Pointer[[]*Card]
+	noPeers   atomic.Pointer[map[netip.Addr]bool]
 
 	shards  [shards]shard
 	timer   atomic.Pointer[tcpip.Timer] // set once, by Start
@@ -56,6 +66,9 @@ type Limit struct {
 type Options struct {
 	Policies map[string]config.Policy
 	Clock    tcpip.Clock // nil is the real one
+	// IDs numbers connections that the stack does not know of, with the stack's
+	// numbers; nil where none are carried.
+	IDs func() uint64
 }
 
 // halfOpenMost bounds flows of handshakes that are under way: beyond it the
@@ -68,13 +81,19 @@ func New(o Options) *Table {
 		o.Clock = tcpip.NewStdClock()
 	}
 	t := &Table{
-		seed: rand.Uint64(), clock: o.Clock, began: o.Clock.NowMonotonic(), wall: o.Clock.Now(),
+		seed: rand.Uint64(), secret: rand.Uint64(), ids: o.IDs, clock: o.Clock, began: o.Clock.NowMonotonic(), wall: o.Clock.Now(),
 	}
 	t.rules.Store(&rules{list: []config.Policy{o.Policies["default"]}, names: map[string]uint16{"default": 0}})
 	if err := t.SetPolicies(o.Policies); err != nil {
 		panic("flow: " + err.Error()) // a configuration has fewer
 	}
+	t.epoch = epochOf(t.wall)
 	t.probes.init()
+	t.ends.init()
+	t.holds.init()
+	for i := range t.shards {
+		t.shards[i].no = uint8(i)
+	}
 	return t
 }
 
@@ -119,6 +138,13 @@ func (t *Table) policy(i uint16) *config.Policy { return &t.rules.Load().list[i]
 // unknown name.
 func (t *Table) numberOf(name string) uint16 { return t.rules.Load().names[name] }
 
+func (t *Table) newID() uint64 {
+	if t.ids == nil {
+		return 0
+	}
+	return t.ids()
+}
+
 // now is the time of the table.
 func (t *Table) now() instant {
 	ns := t.clock.NowMonotonic().Sub(t.began).Nanoseconds()
@@ -152,6 +178,22 @@ func (t *Table) changeListeners(f func(map[netip.AddrPort]uint16)) {
 	}
 	f(next)
 	t.listeners.Store(&next)
+}
+
+// NoPeers tells addresses that nobody else has: our own, and those of broadcasts
+// on our links. A SYN from one is dropped.
+func (t *Table) NoPeers(addrs []netip.Addr) {
+	m := make(map[netip.Addr]bool)
+	for _, a := range addrs {
+		m[a] = true
+	}
+	t.noPeers.Store(&m)
+}
+
+// mayCall reports whether the remote address can be a peer's (RFC 1122, 3.2.1.3).
+func (t *Table) mayCall(k *key) bool {
+	m := t.noPeers.Load()
+	return k.sane() && (m == nil || !(*m)[k.remoteAddr().Addr()])
 }
 
 func (t *Table) listener(addr netip.AddrPort) (policy uint16, ok bool) {
@@ -194,6 +236,10 @@ func (t *Table) Adopt(local, remote netip.AddrPort, id uint64, policy string, ac
 // by itself, to the end of its TIME-WAIT.
 func (t *Table) Release(local, remote netip.AddrPort, id uint64) {
 	t.known(local, remote, id, func(sh *shard, f *Flow, slot uint32, now instant) {
+		if f.has(carried) {
+			return // it goes on without the stack
+		}
+		t.holds.drop(&f.key)
 		f.flags |= released
 		if !f.state.synchronized() || f.has(rstSeen) && f.state != TimeWait {
 			t.forget(sh, f, slot)
@@ -209,7 +255,7 @@ func (t *Table) Forget(local, remote netip.AddrPort) {
 	sh, h := t.shard(&k)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if f, slot := sh.find(&k, h); f != nil && f.state != TimeWait {
+	if f, slot := sh.find(&k, h); f != nil && f.state != TimeWait && !f.has(carried) {
 		t.forget(sh, f, slot)
 	}
 }
@@ -224,7 +270,13 @@ func (t *Table) MayDial(local, remote netip.AddrPort) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f, _ := sh.find(&k, h)
-	return f == nil || f.state != TimeWait || t.mayRedial(f, now)
+	switch {
+	case f == nil:
+		return true
+	case f.has(carried):
+		return false
+	}
+	return f.state != TimeWait || t.mayRedial(f, now)
 }
 
 func (t *Table) mayRedial(f *Flow, now instant) bool {

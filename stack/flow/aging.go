@@ -1,0 +1,160 @@
+package flow
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/lastack/lastack/internal/tcpinfo"
+)
+
+// soonest finds which of several bounds comes first.
+type soonest struct {
+	due  uint32
+	rule tcpinfo.Rule
+	ok   bool
+}
+
+func (s *soonest) at(due uint32, rule tcpinfo.Rule) {
+	if !s.ok || int32(due-s.due) < 0 {
+		*s = soonest{due, rule, true}
+	}
+}
+
+// after adds a bound; a limit of 0 or less is none.
+func (s *soonest) after(since uint32, limit time.Duration, rule tcpinfo.Rule) {
+	if limit > 0 {
+		s.at(since+milliseconds(limit), rule)
+	}
+}
+
+// carriedDeadline is what a leg's timer is for: the rule that ends the connection
+// then, or Retransmit if there is something to send.
+func (t *Table) carriedDeadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool) {
+	var s soonest
+	switch {
+	case f.over():
+	case f.has(parted):
+		s.at(f.partedBy(), tcpinfo.FinWait2)
+		if f.has(finSent) && !f.has(finAcked) {
+			s.at(t.repeatFIN(f), tcpinfo.Retransmit)
+		}
+	case f.state == SynSent:
+		if o := t.ownerOf(f.owner()); o != nil {
+			s.after(uint32(f.began/1e6), o.settings.ConnectTimeout, tcpinfo.ConnectTimeout)
+		}
+		s.after(uint32(f.began/1e6), handshakeMost, tcpinfo.ConnectTimeout)
+	case f.state == SynReceived:
+		s.after(uint32(f.began/1e6)+f.entered[SynReceived]-1, handshakeMost, tcpinfo.SynRetries)
+	default:
+		t.bounds(&s, f)
+		if f.has(shut|turning) && f.isClientLeg() {
+			if e, waits := t.ends.get(&f.key); waits {
+				s.at(e.by, "")
+			}
+		}
+	}
+	return s.due, s.rule, s.ok
+}
+
+// bounds are those of a synchronized leg.
+func (t *Table) bounds(s *soonest, f *Flow) {
+	p := t.policy(f.policy)
+	if f.underWay() {
+		s.after(f.progress, p.UserTimeout, tcpinfo.UserTimeout)
+	} else if k := p.Keepalive; k.Enabled() {
+		s.at(f.lastHeard()+milliseconds(k.Idle)+uint32(f.repeats)*milliseconds(k.Interval), tcpinfo.Keepalive)
+	}
+	if f.has(zeroWindow) && f.closedWnd != 0 {
+		s.after(f.closedWnd, p.ZeroWindow, tcpinfo.ZeroWindow)
+	}
+	switch f.state {
+	case FinWait1:
+		s.after(f.progress, p.FinWait1, tcpinfo.FinWait1)
+	case Closing:
+		s.after(f.progress, p.Closing, tcpinfo.Closing)
+	case LastAck:
+		s.after(f.progress, p.LastAck, tcpinfo.LastAck)
+	case CloseWait:
+		s.after(f.progress, p.CloseWait, tcpinfo.CloseWait)
+	}
+	if f.isClientLeg() {
+		return
+	}
+	// Of the whole connection. Whatever moves, moves on the backend's leg too.
+	if f.has(peerFinSeen) != f.has(finSent) {
+		if p.HalfClose > 0 {
+			s.after(f.progress, p.HalfClose, tcpinfo.HalfClose)
+		} else {
+			s.after(f.progress, p.FinWait2, tcpinfo.FinWait2)
+		}
+	}
+	if o := t.ownerOf(f.owner()); o != nil && !f.has(peerFinSeen|finSent) {
+		s.after(f.progress, o.settings.IdleTimeout, tcpinfo.IdleTimeout)
+	}
+}
+
+// due does what a leg's timer is for.
+func (t *Table) due(k *key) {
+	p, ok := t.lockPair(k)
+	if !ok {
+		return
+	}
+	now := t.now()
+	due, rule, ok := t.carriedDeadline(p.f)
+	switch {
+	case !ok:
+	case int32(due-now.ms) > 0:
+		p.rearm(p.f, now)
+	default:
+		p.fire(rule, now)
+	}
+	p.unlock()
+	p.speak()
+}
+
+func (p *pairing) fire(rule tcpinfo.Rule, now instant) {
+	f := p.f
+	policy := p.t.policy(f.policy)
+	switch rule {
+	case "":
+		p.impatient(now)
+	case tcpinfo.Retransmit:
+		a := f.answer(now)
+		a.seq, a.fin = f.finSeq, true
+		p.say(f, a, now)
+		p.rearm(f, now)
+	case tcpinfo.Keepalive:
+		if int(f.repeats) < policy.Keepalive.Probes {
+			f.repeats++
+			a := f.answer(now)
+			a.seq = f.sndUna - 1
+			p.says = append(p.says, reset{f.key, a, int(f.card), f.mac, f.has(tagged), f.vlan})
+			p.rearm(f, now)
+			return
+		}
+		p.dies(p.f, rule, now)
+	case tcpinfo.ConnectTimeout:
+		p.failed(syscall.ETIMEDOUT, now)
+	case tcpinfo.IdleTimeout:
+		p.endBy(tcpinfo.CarriedEnd{How: "fin", Why: rule, Patience: time.Second, Grace: graceOf(policy.FinWait2)}, now)
+	default:
+		p.dies(p.f, rule, now)
+	}
+}
+
+// graceOf is how long a peer has to answer our FIN outside of a drain.
+func graceOf(finWait2 time.Duration) time.Duration {
+	if finWait2 > 0 {
+		return finWait2
+	}
+	return 24 * time.Hour
+}
+
+// dies gives up a leg's peer by a rule, and so the connection.
+func (p *pairing) dies(f *Flow, rule tcpinfo.Rule, now instant) {
+	p.t.Count.Limited.Add(1)
+	if !f.has(parted) {
+		f.endedBy = ruleNumber(rule)
+	}
+	p.resetBoth(now)
+}

@@ -1,0 +1,304 @@
+package flow
+
+import (
+	"github.com/lastack/lastack/internal/tcpinfo"
+	"github.com/lastack/lastack/netif/frame"
+)
+
+// The way of a segment of a carried connection, in the order of this file:
+//
+//	inboundTCP -> carry -> examine (RST, SYN, guard) -> received on its leg
+//	           -> translated -> sent on the other leg -> advance (states, timers, the end)
+
+// carry handles a segment of a leg, whose shard is locked, and unlocks it. again
+// says that the leg has changed before both legs were locked: look it up again.
+func (t *Table) carry(sh *shard, f *Flow, slot uint32, fr *frame.Frame, l frame.Layout, s *segment, now instant) (v frame.Verdict, again bool) {
+	p, ok := t.lockMate(sh, f, slot)
+	if !ok {
+		return frame.Pass, true
+	}
+	if p.f.has(tagged) == fr.Tagged && s.flags&rst == 0 {
+		copy(p.f.mac[:], fr.Eth[6:12])
+	}
+	reply, v := p.take(fr, l, s, now)
+	p.unlock()
+	p.speak()
+	if v == frame.Reply {
+		reply.write(fr, l)
+	}
+	return v, false
+}
+
+// speak does what had to wait for the locks.
+func (p *pairing) speak() {
+	for i := range p.says {
+		r := &p.says[i]
+		p.t.put(r.card, r.mac, r.tagged, r.vlan, &r.key, &r.a)
+	}
+	for _, policy := range p.full {
+		p.t.evict(policy)
+	}
+	if p.tried != nil {
+		p.tried()
+	}
+	if p.ended != nil {
+		p.t.tellEnd(p.owner, p.ended)
+	}
+}
+
+// say sends a segment of the table's own on a leg, and notes it there.
+func (p *pairing) say(f *Flow, a answer, now instant) {
+	p.says = append(p.says, reset{f.key, a, int(f.card), f.mac, f.has(tagged), f.vlan})
+	s := segment{flags: a.flags(), seq: a.seq, ack: a.ack, window: a.window, ts: a.ts, tsVal: a.tsVal, tsEcr: a.tsEcr}
+	if s.flags&rst != 0 {
+		p.t.farewell.note(f, &s)
+	}
+	if s.flags&syn == 0 {
+		f.sent(&s, now)
+	}
+}
+
+// take decides on a segment.
+func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant) (a answer, v frame.Verdict) {
+	f, m := p.f, p.m
+	if f.state == SynSent || f.state == SynReceived {
+		if done, v := p.handshake(fr, l, s, now); done {
+			return a, v
+		}
+	}
+	if s.flags&(rst|syn) != 0 {
+		return p.interrupt(fr, l, s, now)
+	}
+	refused := p.t.guard(f, s, now)
+	if refused == allowed && after(s.seq, f.rcvNxt+max(f.offered(), 1<<16)) {
+		refused = answered // RFC 9293, 3.10.7.4: outside of the window
+	}
+	if refused != allowed {
+		if f.guarded < 255 {
+			f.guarded++
+		}
+		return p.challenge(refused == answered, now)
+	}
+	if f.has(parted) {
+		return p.alone(s, now)
+	}
+	probed := f.repeats > 0 && !f.underWay()
+	if probed && s.length() == 0 && s.seq == f.rcvNxt && s.ack == f.sndUna {
+		f.heard(now) // the answer to a keepalive probe of ours is ours
+		f.repeats = 0
+		p.rearm(f, now)
+		return a, frame.Consume
+	}
+	if !f.underWay() {
+		f.repeats = 0
+	}
+	if m.sndWnd == 0 && m.closedWnd != 0 && s.seq == f.expected(m)-1 && s.size == 0 {
+		m.flags |= zeroWindow // a probe of a closed window: there is something to send
+	}
+	was, mwas := f.state, m.state
+	f.received(s, now)
+	if !p.forward(fr, l, s, now) {
+		p.t.Count.Untranslated.Add(1)
+		return a, frame.Drop
+	}
+	if most := p.t.policy(m.policy).Retransmit.MaxRetries; most > 0 && int(m.repeats) > most {
+		p.dies(m, tcpinfo.MaxRetries, now)
+		return a, frame.Consume
+	}
+	p.advance(was, mwas, now)
+	return a, frame.Forward
+}
+
+// offered is the window that we have told the peer last, in bytes.
+func (f *Flow) offered() uint32 { return uint32(f.window) << uint(max(f.rcvScale, 0)) }
+
+// expected is the number behind all that the peer of f has sent, as far as it was
+// passed on.
+func (f *Flow) expected(m *Flow) uint32 { return f.irs + (m.sndNxt - m.iss) }
+
+// challenge drops a segment, and answers with where we are unless that was
+// done too often (RFC 5961).
+func (p *pairing) challenge(reply bool, now instant) (a answer, v frame.Verdict) {
+	if !reply || !p.f.mayChallenge(now) {
+		return a, frame.Drop
+	}
+	p.t.Count.Challenges.Add(1)
+	return p.f.answer(now), frame.Reply
+}
+
+// interrupt handles RST and SYN of a synchronized connection (RFC 5961, 3 and 4):
+// a RST ends it only if it is exact, seen from what we have acknowledged or from
+// all that has passed here.
+func (p *pairing) interrupt(fr *frame.Frame, l frame.Layout, s *segment, now instant) (a answer, v frame.Verdict) {
+	f, m := p.f, p.m
+	switch {
+	case s.flags&syn != 0 && s.flags&rst == 0:
+		return p.challenge(true, now)
+	case s.seq == f.rcvNxt || !f.has(parted) && s.seq == f.expected(m):
+	case after(s.seq, f.rcvNxt) && before(s.seq, f.rcvNxt+max(f.offered(), 1)):
+		return p.challenge(true, now)
+	default:
+		return a, frame.Drop
+	}
+	f.flags |= rstSeen
+	f.enter(Closed, now)
+	if !m.over() {
+		p.say(m, m.reset(now), now)
+	}
+	p.advance(Established, Established, now)
+	return a, frame.Consume
+}
+
+// reset is an exact RST, as far as the peer has all that was sent.
+func (f *Flow) reset(now instant) answer {
+	a := f.answer(now)
+	a.rst, a.acked = true, true
+	return a
+}
+
+// forward translates a segment for the other leg and notes it there.
+func (p *pairing) forward(fr *frame.Frame, l frame.Layout, s *segment, now instant) bool {
+	f, m := p.f, p.m
+	out, ok := p.t.out(m)
+	if !ok {
+		return false
+	}
+	tr := between(f, m)
+	tr.shut = m.has(shut)
+	if s.flags&syn != 0 {
+		tr.mss = uint16(min(out.most, 0xffff))
+		tr.ts = m.has(peerTS) || m.has(timestamps)
+	}
+	if !tr.pass(fr, l, s, &f.key, &m.key, &out.envelope) {
+		return false
+	}
+	fr.To = out.to
+	said := tr.segment(s)
+	idle := !m.underWay()
+	m.sent(&said, now)
+	if s.size > 0 {
+		p.client.flags &^= answeredLast
+		if m == p.client {
+			p.client.flags |= answeredLast
+		}
+	}
+	if idle && m.underWay() {
+		p.sooner(m, now)
+	}
+	return true
+}
+
+// outlet is what is needed to send on a leg.
+type outlet struct {
+	envelope
+	to   frame.Outlet
+	most int // bytes of the largest segment that the card sends
+}
+
+// out finds the way that a leg goes out. It is false if its card is not there.
+func (t *Table) out(f *Flow) (o outlet, ok bool) {
+	cards := t.cards.Load()
+	if cards == nil || int(f.card) >= len(*cards) {
+		return o, false
+	}
+	c := (*cards)[f.card]
+	to, own := c.outlet.Load(), c.mac.Load()
+	if to == nil || own == nil {
+		return o, false
+	}
+	headers := 40 + tcpHeader
+	if f.key.is4() {
+		headers = 20 + tcpHeader
+	}
+	policy := t.policy(f.policy)
+	o.own, o.peer, o.tagged, o.vlan = *own, f.mac, f.has(tagged), f.vlan
+	o.ttl, o.dscp = 64, uint8(max(policy.DSCP, 0))
+	if policy.TTL > 0 {
+		o.ttl = uint8(policy.TTL)
+	}
+	o.to = *to
+	o.most = int(o.to.MTU()) - headers
+	o.mss = o.most
+	if f.sndMSS > 0 {
+		o.mss = min(o.mss, int(f.sndMSS))
+	}
+	return o, true
+}
+
+// advance follows what a segment has changed. The states before it tell what.
+func (p *pairing) advance(was, mwas State, now instant) {
+	f, m := p.f, p.m
+	if (f.has(shut) || f.has(turning)) && p.quiet() {
+		p.turned(now)
+	}
+	if f.state == was && m.state == mwas && !f.has(zeroWindow) && !m.has(zeroWindow) {
+		return
+	}
+	if f.over() && m.over() {
+		p.conclude(now)
+		return
+	}
+	p.settle(f, now)
+	p.settle(m, now)
+}
+
+// quiet reports whether nothing is under way on either leg.
+func (p *pairing) quiet() bool { return !p.f.underWay() && !p.m.underWay() }
+
+// settle counts a leg by its state and sets its timer.
+func (p *pairing) settle(f *Flow, now instant) {
+	sh, slot := p.place(f)
+	if !f.over() {
+		p.t.recount(sh, f, slot)
+	}
+	p.t.rearm(sh, f, slot, now)
+}
+
+func (p *pairing) rearm(f *Flow, now instant) {
+	sh, slot := p.place(f)
+	p.t.rearm(sh, f, slot, now)
+}
+
+// sooner sets a leg's timer anew if it fires earlier than it would.
+func (p *pairing) sooner(f *Flow, now instant) {
+	due, _, ok := p.t.carriedDeadline(f)
+	if !ok || f.timed && int32(due-f.due) >= 0 {
+		return
+	}
+	sh, slot := p.place(f)
+	sh.time(f, slot, due, now.ms)
+	p.t.wind()
+}
+
+// conclude ends a carried connection: what is left of a leg is in TIME-WAIT, or
+// nothing. What is to be told is told once the locks are free.
+func (p *pairing) conclude(now instant) {
+	t := p.t
+	p.ended, p.owner = t.describe(p.client, p.other, now), p.client.owner()
+	t.Count.CarriedEnds.Add(1)
+	t.ends.take(&p.client.key)
+	for _, f := range [...]*Flow{p.f, p.m} {
+		sh, slot := p.place(f)
+		f.flags &^= carried | direct | shut | turning | parted | answeredLast
+		f.flags |= released
+		f.newer, f.older = 0, 0
+		f.repeats, f.peerWindow = 0, 0
+		f.wl1, f.wl2 = f.rcvNxt-1, f.sndUna
+		if f.state == TimeWait && t.policy(f.policy).TimeWait.Duration >= 0 {
+			f.progress = now.ms
+			if full := t.recount(sh, f, slot); full >= 0 {
+				p.full = append(p.full, full)
+			}
+			t.rearm(sh, f, slot, now)
+			continue
+		}
+		t.forget(sh, f, slot)
+	}
+}
+
+// tellEnd tells the owner.
+func (t *Table) tellEnd(owner uint16, c *tcpinfo.Carried) {
+	if o := t.ownerOf(owner); o != nil {
+		o.to.Ended(c)
+	}
+}
