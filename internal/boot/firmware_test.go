@@ -727,7 +727,7 @@ func TestTheApplianceIsConfined(t *testing.T) {
 	m := f.boot(t)
 	m.ready("v1")
 	out := m.must(time.Minute, "show /proc/APPLIANCE/status")
-	for _, want := range []string{"Uid:\t900\t900\t900\t900", "Gid:\t900\t900\t900\t900", "NoNewPrivs:\t1", "CapEff:\t0000000000003000", "CapPrm:\t0000000000003000"} {
+	for _, want := range []string{"Uid:\t900\t900\t900\t900", "Gid:\t900\t900\t900\t900", "NoNewPrivs:\t1", "CapEff:\t0000000002003000", "CapPrm:\t0000000002003000"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}
