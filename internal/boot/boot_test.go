@@ -481,6 +481,7 @@ func TestANewSlotIsGoodOnlyIfAllIsWell(t *testing.T) {
 		want  string
 	}{
 		"well":         {func(*Box) {}, ""},
+		"no ESP":       {func(b *Box) { b.esp = nil }, "EFI partition"},
 		"no data":      {func(b *Box) { b.dataMounted = false }, "data partition"},
 		"built-in":     {func(b *Box) { b.appliance.builtin = true }, "configuration is not taken"},
 		"gone":         {func(b *Box) { b.appliance.exited = nil }, "does not run"},
@@ -495,7 +496,7 @@ func TestANewSlotIsGoodOnlyIfAllIsWell(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := testBox(t)
-			b.slot, b.dataMounted, b.heard = slot.B, true, true
+			b.slot, b.esp, b.dataMounted, b.heard = slot.B, slot.At(b.path("esp")), true, true
 			b.appliance = appliance{exited: exited, ready: true}
 			b.health = Health{Serving: true, Up: []string{"eth0"}}
 			b.story.Updates = []UpdateRecord{{Slot: slot.B}}
@@ -538,6 +539,23 @@ func TestASlotThatIsWellForAWhileIsKept(t *testing.T) {
 	b.assess(time.Now())
 	if e, _, err := b.esp.Entry(slot.B); b.onTrial() || err != nil || e.Counted || b.story.update().Result != Good || !b.story.now().Good {
 		t.Errorf("trial %v, entry %+v, %v, story %+v", b.onTrial(), e, err, b.story)
+	}
+}
+
+// A new kernel that cannot mount the EFI partition can't see that it is on trial; the story says so.
+func TestASlotThatCannotSeeItsEntryIsOnTrial(t *testing.T) {
+	b := testBox(t)
+	b.command, b.release = "lastack.slot=B", neu
+	s := Story{Updates: []UpdateRecord{{Slot: slot.B, To: neu, Result: Installed}}}
+	if err := s.save(b.path(storyPath)); err != nil {
+		t.Fatal(err)
+	}
+	b.beginStory()
+	if !b.onTrial() || b.slot != slot.B || b.story.update().Result != Installed {
+		t.Errorf("trial %v, slot %s, update %+v", b.onTrial(), b.slot, b.story.update())
+	}
+	if err := b.commit("test"); err == nil {
+		t.Error("it is good")
 	}
 }
 
