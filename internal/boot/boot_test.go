@@ -639,6 +639,23 @@ func TestAnOptionThatIsNotUnderstoodLeavesTheDefault(t *testing.T) {
 	}
 }
 
+func TestThePowerButtonIsPressed(t *testing.T) {
+	event := func(typ, code uint16, value int32) []byte {
+		out, err := binary.Append(nil, binary.NativeEndian, inputEvent{Type: typ, Code: code, Value: value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	others := slices.Concat(event(0, 0, 0), event(evKey, 30, 1), event(evKey, keyPower, 0))
+	if pressed(bytes.NewReader(others)) {
+		t.Error("another key, or its release, switches the box off")
+	}
+	if !pressed(bytes.NewReader(append(others, event(evKey, keyPower, 1)...))) {
+		t.Error("it was not seen")
+	}
+}
+
 func TestHostNames(t *testing.T) {
 	for name, want := range map[string]bool{"box-1": true, "": false, "-a": false, "a-": false, "a b": false, "a\n": false, strings.Repeat("a", 64): false} {
 		if validHostname(name) != want {

@@ -677,6 +677,26 @@ func TestSettingsAreTakenFromTheEFIPartition(t *testing.T) {
 	m.expect(bootTime, "serving service=mine")
 }
 
+// The power button, or a host that shuts its machine down, ends connections in order.
+func TestThePowerButtonSwitchesTheBoxOff(t *testing.T) {
+	long(t)
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) {
+			f := needFactory(t, arch)
+			m := f.boot(t)
+			m.ready("v1")
+			m.tell("\x01csystem_powerdown") // QEMU's monitor is behind Ctrl-A c
+			m.expect(time.Minute, "asked by the power button")
+			m.expect(time.Minute, "drained clean=0")
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := m.Wait(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // The data partition's super block is lost: e2fsck makes it again from a copy, and what was known is there.
 func TestDamagedDataIsRepaired(t *testing.T) {
 	long(t)

@@ -41,8 +41,11 @@ func (b *Box) boot() {
 	b.log.Info("lastack starts", "release", b.release.String(), "arch", b.release.Arch, "kernel", kernelRelease(), "since_boot", sinceBoot().Round(time.Millisecond))
 	b.procs = reap(b.start)
 	b.loadModules()
-	if b.dog == nil {
-		b.problem("watchdog", "there is no hardware watchdog: nothing resets the box if the kernel hangs")
+	switch {
+	case b.dog == nil:
+		b.problem("watchdog", "there is no hardware watchdog: nothing resets the box if it hangs")
+	case b.dog.name == softwareWatchdog:
+		b.problem("watchdog", "there is no hardware watchdog: the kernel's own resets the box if process 1 hangs, but nothing does if the kernel does")
 	}
 	b.mountDisk()
 	b.setClock()
@@ -56,6 +59,7 @@ func (b *Box) boot() {
 	b.firstConfig()
 	b.provide()
 	b.findConsole()
+	b.watchButtons()
 	b.limits()
 }
 
