@@ -396,7 +396,7 @@ func TestABoxBootsUpdatesAndRollsBack(t *testing.T) {
 			t.Logf("power on to ready: %v", m.Up().Round(100*time.Millisecond))
 
 			// The operator's configuration, on which it goes on after a kill.
-			m.must(time.Minute, `put /data/config/appliance.yaml {interfaces: {eth0: {addresses: [10.0.2.15/24], gateway: 10.0.2.2}}, services: {mine: {type: echo, listen: "eth0:7"}}, drain: {announce: 0s, deadline: 5s}}`)
+			m.must(time.Minute, `put /data/config/appliance.yaml {interfaces: {eth0: {addresses: [10.0.2.15/24], gateway: 10.0.2.2}}, services: {mine: {type: echo, listen: "eth0:7"}}, policies: {default: {time_wait: {duration: 4m}}}, drain: {announce: 0s, deadline: 5s}}`)
 			m.tell("kill-appliance")
 			m.expect(time.Minute, "serving service=mine")
 			m.expect(time.Minute, "the appliance is ready")
