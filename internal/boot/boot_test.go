@@ -452,6 +452,44 @@ func TestAnApplianceThatFailsIsStartedLessAndLessOften(t *testing.T) {
 	}
 }
 
+// Exit status 2 is a configuration that is wrong: the box must be reachable all the same.
+func TestAWrongConfigurationMakesTheBoxRunOnTheBuiltInOne(t *testing.T) {
+	b := testBox(t)
+	put(t, b.root, DefaultConfig, "built-in\n")
+	if got := b.configFile(); got != b.path(DefaultConfig) {
+		t.Errorf("without one of its own it runs on %s", got)
+	}
+	b.firstConfig()
+	if text, err := os.ReadFile(b.path(ConfigFile)); string(text) != "built-in\n" || err != nil {
+		t.Errorf("the first configuration is %q, %v", text, err)
+	}
+	put(t, b.root, ConfigFile, "the operator's\n")
+	b.firstConfig()
+	if text, _ := os.ReadFile(b.path(ConfigFile)); string(text) != "the operator's\n" {
+		t.Errorf("the operator's is written over by %q", text)
+	}
+	b.appliance.exited = make(chan syscall.WaitStatus)
+	b.exitedWith(syscall.WaitStatus(1 << 8))
+	if got := b.configFile(); got != b.path(ConfigFile) {
+		t.Errorf("after another failure it runs on %s", got)
+	}
+	b.exitedWith(syscall.WaitStatus(2 << 8))
+	if got := b.configFile(); got != b.path(DefaultConfig) || !strings.Contains(b.problems["config"], "THE CONFIGURATION IS WRONG") {
+		t.Errorf("it runs on %s, and says %q", got, b.problems["config"])
+	}
+}
+
+// A box whose data has turned read-only boots for e2fsck, once an hour at most.
+func TestABootForTheSakeOfE2fsckIsNotRepeated(t *testing.T) {
+	b := factoryESP(t, false)
+	if !b.markReadOnly() {
+		t.Error("the first time it does not boot")
+	}
+	if b.markReadOnly() {
+		t.Error("it boots again and again")
+	}
+}
+
 func TestAnApplianceThatGivesNoSignOfLifeIsNoticed(t *testing.T) {
 	now := time.Now()
 	exited := make(chan syscall.WaitStatus)
