@@ -43,7 +43,7 @@ func testBox(t *testing.T) *Box {
 	b.mountFunc = func(string, string, string, uintptr, string) error { return nil }
 	b.chown = func(string, int, int) error { return nil }
 	t.Cleanup(func() { b.cancel(); b.lines.close() })
-	for _, dir := range []string{"data/init", "data/log", "run", "esp/loader/entries"} {
+	for _, dir := range []string{"data/init", "data/log", "data/config", "run", "esp/loader/entries"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
