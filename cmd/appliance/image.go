@@ -66,9 +66,6 @@ func imageBuildCommand() *cli.Command {
 }
 
 func imageBuildAction(c *cli.Context) error {
-	if c.NArg() > 0 {
-		return usageErr{errors.New("image build takes no argument; the file is named by --output")}
-	}
 	o, err := buildOptions(c)
 	if err != nil {
 		return err
