@@ -17,7 +17,7 @@ import (
 )
 
 func TestHelpOfEveryCommand(t *testing.T) {
-	for _, command := range []string{"", "run", "check", "demo", "status", "conns", "conn", "conn why", "conn probe", "conn kill", "policy", "policy list", "policy show", "nic", "nic list", "nic release", "update", "update install", "update status", "update commit", "update rollback", "update bundle", "update key", "reboot", "poweroff", "factory-reset", "log", "version"} {
+	for _, command := range []string{"", "run", "check", "demo", "status", "conns", "conn", "conn why", "conn probe", "conn kill", "policy", "policy list", "policy show", "nic", "nic list", "nic release", "update", "update install", "update status", "update commit", "update rollback", "update bundle", "update key", "reboot", "poweroff", "factory-reset", "log", "image", "image build", "image verify", "image flash", "image lock", "qemu", "version"} {
 		t.Run("help "+command, func(t *testing.T) {
 			code, stdout, stderr := appliance(t, append(strings.Fields(command), "--help")...)
 			if code != 0 || stderr != "" {

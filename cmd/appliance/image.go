@@ -53,7 +53,7 @@ func imageBuildCommand() *cli.Command {
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write the image to `FILE` (default: lastack-ARCH.img)", TakesFile: true},
 			&cli.StringFlag{Name: "binary", Usage: "put in `FILE`, an appliance for ARCH (default: this one)", TakesFile: true},
 			&cli.StringFlag{Name: "release", Usage: "call it `VERSION` (default: this binary's)"},
-			&cli.Uint64Flag{Name: "build-number", Usage: "`N` rises with each release; of two slots the higher one boots", Value: 1},
+			&cli.Uint64Flag{Name: "build-number", Usage: "`N` rises with each release: a box takes no lower one unless told to", Value: 1},
 			&cli.StringFlag{Name: "config", Usage: "start with the configuration in `FILE` where there is no other", TakesFile: true},
 			&cli.StringSliceFlag{Name: "update-key", Usage: "take updates signed by the minisign public key in `FILE`", TakesFile: true},
 			&cli.BoolFlag{Name: "both-slots", Usage: "fill slot B too"},
@@ -66,9 +66,6 @@ func imageBuildCommand() *cli.Command {
 }
 
 func imageBuildAction(c *cli.Context) error {
-	if c.NArg() > 0 {
-		return usageErr{errors.New("image build takes no argument; the file is named by --output")}
-	}
 	o, err := buildOptions(c)
 	if err != nil {
 		return err

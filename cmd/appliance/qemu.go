@@ -48,9 +48,6 @@ func qemuCommand() *cli.Command {
 }
 
 func qemuAction(c *cli.Context) (err error) {
-	if c.NArg() > 1 {
-		return usageErr{errors.New("name one image")}
-	}
 	m, err := qemuMachine(c)
 	if err != nil {
 		return err

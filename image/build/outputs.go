@@ -73,6 +73,10 @@ func hashFile(name string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
+// imageWindow reaches from slot B back to slot A: if they are the same, only one
+// is in the compressed image.
+const imageWindow = 64 << 20
+
 // compressFile makes NAME.zst and returns its line of sums and its size.
 func compressFile(name string) (line string, size int64, err error) {
 	in, err := os.Open(name)
@@ -86,7 +90,7 @@ func compressFile(name string) (line string, size int64, err error) {
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	h := sha256.New()
-	z, err := compressor(io.MultiWriter(out, h))
+	z, err := compressor(io.MultiWriter(out, h), imageWindow)
 	if err != nil {
 		return "", 0, err
 	}

@@ -36,7 +36,7 @@ type Key struct {
 // initramfs is the archive of a system, compressed.
 func (s *System) initramfs() ([]byte, error) {
 	var out bytes.Buffer
-	z, err := compressor(&out)
+	z, err := compressor(&out, 8<<20)
 	if err != nil {
 		return nil, err
 	}
@@ -50,9 +50,10 @@ func (s *System) initramfs() ([]byte, error) {
 }
 
 // compressor writes zstd, whose bytes depend on the input only because one
-// goroutine makes them.
-func compressor(w io.Writer) (*zstd.Encoder, error) {
-	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+// goroutine makes them. Who unpacks it needs memory for the window, in bytes;
+// the kernel and zstd(1) go up to 128 MiB.
+func compressor(w io.Writer, window int) (*zstd.Encoder, error) {
+	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window))
 }
 
 type entry struct {

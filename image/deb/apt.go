@@ -31,7 +31,7 @@ func (s *Store) apt(suite string, arch image.Arch) (*apt, error) {
 			"build on Debian or Ubuntu, or in a container of debian:" + suite)
 	}
 	if _, err := os.Stat(keyring); err != nil {
-		return nil, errors.New("Debian's keys are missing: apt-get install debian-archive-keyring")
+		return nil, errors.New("the keys of Debian are missing: apt-get install debian-archive-keyring")
 	}
 	out, err := filepath.Abs(s.Dir)
 	if err != nil {
