@@ -1,7 +1,9 @@
 package stack
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -54,6 +56,38 @@ func (t *Streams) Accept() (net.Conn, error) {
 		case <-t.done:
 			return nil, net.ErrClosed
 		case <-t.ready:
+		}
+	}
+}
+
+// DialStream connects to remote under the named policy, and waits until the
+// connection is there or ctx is done.
+func (s *Stack) DialStream(ctx context.Context, remote netip.AddrPort, policy string) (net.Conn, error) {
+	c, err := s.Dial(remote, policy)
+	if err != nil {
+		return nil, err
+	}
+	news := make(chan struct{}, 1)
+	c.Notify(func() {
+		select {
+		case news <- struct{}{}:
+		default:
+		}
+	})
+	for {
+		err := c.Established()
+		if err == nil {
+			c.Notify(nil)
+			return &stream{gonet.NewTCPConn(c.queue, c.ep), c}, nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) {
+			return nil, errors.Join(fmt.Errorf("dial %s: %w", remote, err), c.Close())
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			c.Abort()
+			return nil, fmt.Errorf("dial %s: %w", remote, ctx.Err())
 		}
 	}
 }

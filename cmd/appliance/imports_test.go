@@ -17,7 +17,8 @@ const module = "github.com/lastack/lastack/"
 // there. To change it, change this table in its own commit.
 var allowed = map[string][]string{
 	"cmd/appliance": {"config", "netif", "stack", "stack/flow", "services", "services/admin", "services/diag", "services/proxy", "internal/demo",
-		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "internal/provision", "internal/timesync", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo"},
+		"internal/handover", "internal/history", "internal/dhcp", "internal/console", "internal/sshd", "internal/provision", "internal/timesync", "config/predict", "internal/connfilter", "internal/journal", "internal/tcpinfo",
+		"internal/boot", "image", "image/build", "image/bundle", "image/deb", "image/disk", "image/flash", "image/inspect", "image/lock", "image/vm"},
 	"config":         {},
 	"config/predict": {"config", "internal/tcpinfo"},
 	"netif":          {"netif/frame"},
@@ -39,6 +40,7 @@ var allowed = map[string][]string{
 	"internal/lifecycle":    {},
 	"internal/handover":     {},
 	"internal/history":      {},
+	"internal/boot":         {"image/bundle", "image/slot"},
 	"internal/dhcp":         {},
 	"internal/timesync":     {},
 	"internal/console":      {},
@@ -49,6 +51,19 @@ var allowed = map[string][]string{
 	"internal/lab/labtest":  {"internal/lab"},
 	"internal/demo":         {"internal/lab", "services", "services/admin"},
 	"bench":                 {"internal/lab"},
+	"image":                 {},
+	"image/build":           {"image", "image/bundle", "image/cpio", "image/deb", "image/disk", "image/kmod", "image/lock", "image/slot"},
+	"image/bundle":          {},
+	"image/cpio":            {},
+	"image/deb":             {"image", "image/lock"},
+	"image/disk":            {"image"},
+	"image/flash":           {"image/disk", "image/inspect"},
+	"image/imagetest":       {"image", "image/bundle", "image/cpio", "image/disk", "image/slot"},
+	"image/inspect":         {"image", "image/bundle", "image/cpio", "image/disk", "image/kmod"},
+	"image/kmod":            {"image"},
+	"image/lock":            {"image"},
+	"image/vm":              {"image"},
+	"image/slot":            {"image/bundle"},
 }
 
 // keeps is where the types of a dependency stay.

@@ -8,12 +8,17 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/lastack/lastack/internal/boot"
 )
 
 // version is set by the linker: git describe.
 var version = "unknown"
 
 func main() {
+	if boot.IsBox(os.Getpid(), os.Args) {
+		boot.Main(sabotage(firmware()))
+	}
 	os.Exit(execute(context.Background(), os.Args, os.Stdout, os.Stderr))
 }
 
@@ -32,7 +37,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Action:               noCommand,
 		Commands: []*cli.Command{
 			runCommand(), checkCommand(), demoCommand(),
-			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), consoleCommand(), passwdCommand(), provisionCommand(), nicCommand(), versionCommand(),
+			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), consoleCommand(), passwdCommand(), provisionCommand(), nicCommand(), imageCommand(), qemuCommand(),
+			updateCommand(), rebootCommand(), poweroffCommand(), factoryResetCommand(), boxLogCommand(), confinedCommand(), versionCommand(),
 		},
 	}
 }

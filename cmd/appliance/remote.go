@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/lastack/lastack/internal/boot"
 	"github.com/lastack/lastack/internal/console"
 )
 
@@ -25,7 +26,8 @@ var _ console.Commands = commander{}
 func remoteCommands() []*cli.Command {
 	return []*cli.Command{
 		statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(),
-		upgradeCommand(), suspendCommand(), policyCommand(), versionCommand(),
+		upgradeCommand(), suspendCommand(), policyCommand(),
+		updateCommand(), rebootCommand(), poweroffCommand(), factoryResetCommand(), boxLogCommand(), versionCommand(),
 	}
 }
 
@@ -59,7 +61,7 @@ func (r commander) fix(c *cli.Command) {
 	for _, sub := range c.Subcommands {
 		r.fix(sub)
 	}
-	fixed := map[string]string{"socket": r.socket, "config": r.config, "state-dir": r.stateDir}
+	fixed := map[string]string{"socket": r.socket, "config": r.config, "state-dir": r.stateDir, "box": boot.ControlSocket}
 	var names []string
 	for _, f := range c.Flags {
 		one, ok := f.(*cli.StringFlag)

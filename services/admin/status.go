@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"time"
 
@@ -146,6 +147,9 @@ type Source interface {
 	// Suspend saves everything and ends the daemon; the next start goes on. After an
 	// error all goes on as before.
 	Suspend() (Suspended, error)
+	// Fetch gets what an http or https URL names, over the daemon's own stack: a
+	// box has no other. size is -1 if the server does not say.
+	Fetch(ctx context.Context, url string) (body io.ReadCloser, size int64, err error)
 	// Stop makes the daemon drain and end, as SIGTERM does; an error says that
 	// it does so already.
 	Stop() error

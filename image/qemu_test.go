@@ -1,0 +1,306 @@
+package image_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lastack/lastack/image"
+	"github.com/lastack/lastack/image/build"
+	"github.com/lastack/lastack/image/deb"
+	"github.com/lastack/lastack/image/disk"
+	"github.com/lastack/lastack/image/flash"
+	"github.com/lastack/lastack/image/lock"
+	"github.com/lastack/lastack/image/vm"
+)
+
+// These tests boot the image that is shipped, with the binary that is shipped:
+// UEFI firmware, boot loader, kernel, process 1, appliance. internal/boot has
+// those that update and break it.
+
+// plant builds each architecture's image once for all tests.
+type plant struct {
+	mu     sync.Mutex
+	dir    string
+	images map[image.Arch]string
+}
+
+var shared = &plant{images: map[image.Arch]string{}} // of one test process
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "lastack-image-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	shared.dir = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// unless ends a test that can't run: a skip, or a failure where everything must run.
+func unless(t *testing.T, err error) {
+	t.Helper()
+	switch {
+	case err == nil:
+	case os.Getenv("APPLIANCE_TEST") == "require":
+		t.Fatal(err)
+	default:
+		t.Skip(err)
+	}
+}
+
+// long is for what only make test-image runs.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("APPLIANCE_IMAGE_TEST") == "" {
+		t.Skip("a part of make test-image")
+	}
+}
+
+func binary(t *testing.T, arch image.Arch) string {
+	t.Helper()
+	out := filepath.Join(shared.dir, "appliance-"+string(arch))
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=test", "-o", out, "github.com/lastack/lastack/cmd/appliance")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+string(arch))
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build for %s: %v\n%s", arch, err, text)
+	}
+	return out
+}
+
+func options(t *testing.T, arch image.Arch, out string) build.Options {
+	t.Helper()
+	list, err := lock.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(cache, "lastack")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return build.Options{Arch: arch, Version: "test", Build: 1, Binary: binary(t, arch), Config: image.DefaultConfig(), Lock: list,
+		Store: &deb.Store{Dir: dir, Log: t.Output()}, Log: t.Output(), Out: out, Uncompressed: true}
+}
+
+// factory is the image of an architecture, not to be changed.
+func factory(t *testing.T, arch image.Arch) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it takes longer than a short run may")
+	}
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if name := shared.images[arch]; name != "" {
+		return name
+	}
+	name := filepath.Join(shared.dir, string(arch)+".img")
+	_, err := build.Build(t.Context(), options(t, arch, name))
+	unless(t, err)
+	shared.images[arch] = name
+	return name
+}
+
+// rig is a machine with a disk of its own, and a backend behind it.
+type rig struct {
+	*vm.Machine
+	url string // of the machine's port 80
+}
+
+func boot(t *testing.T, arch image.Arch, change func(*vm.Config)) *rig {
+	t.Helper()
+	_, _, err := vm.Need(arch)
+	unless(t, err)
+	dir := t.TempDir()
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "backend: %s", r.URL.Path)
+	}))
+	t.Cleanup(backend.Close)
+	c := vm.Config{Arch: arch, Disk: filepath.Join(dir, "disk.img"), Vars: filepath.Join(dir, "vars.fd"), Alone: true,
+		Forwards: []vm.Forward{{Host: freePort(t), Guest: 80}}}
+	ownDisk(t, factory(t, arch), c.Disk, disk.File{Path: image.ProvisionConfig, Data: []byte(vm.ExampleConfig(portOf(backend)))})
+	if change != nil {
+		change(&c)
+	}
+	m, err := vm.Start(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the console:\n%s", m.Console())
+		}
+	})
+	return &rig{Machine: m, url: fmt.Sprintf("http://127.0.0.1:%d", c.Forwards[0].Host)}
+}
+
+func ownDisk(t *testing.T, from, to string, files ...disk.File) {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if err := flash.CopySparse(out, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.Add(out, files); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func portOf(s *httptest.Server) uint16 { return uint16(s.Listener.Addr().(*net.TCPAddr).Port) }
+
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// patience is for a boot on a machine that is busy with other tests; a quiet
+// one takes a fifth of it.
+const patience = 90 * time.Second
+
+func (r *rig) expect(t *testing.T, pattern string) []string {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	match, err := r.Expect(ctx, pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return match
+}
+
+// get asks until the box forwards, and returns the answer and when the power had been on for how long.
+func (r *rig) get(t *testing.T, path string) (string, time.Duration) {
+	t.Helper()
+	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	var last error
+	for r.Up() < patience {
+		answer, err := client.Get(r.url + path)
+		if err == nil {
+			body, err := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			if err == nil {
+				return string(body), r.Up()
+			}
+		}
+		last = err
+		<-poll.C
+	}
+	t.Fatalf("the box forwards nothing: %v", last)
+	return "", 0
+}
+
+func eachArch(t *testing.T, test func(*testing.T, image.Arch)) {
+	for _, arch := range image.Arches() {
+		t.Run(string(arch), func(t *testing.T) { test(t, arch) })
+	}
+}
+
+func TestImageBootsAndForwards(t *testing.T) {
+	eachArch(t, func(t *testing.T, arch image.Arch) {
+		r := boot(t, arch, nil)
+		kernel := r.expect(t, `lastack starts .*arch=(\w+) kernel=\S+ since_boot=(\S+)`)
+		if kernel[1] != string(arch) {
+			t.Errorf("got a system for %s, want %s", kernel[1], arch)
+		}
+		atInit := r.Up()
+		r.expect(t, `the appliance is ready`)
+		got, took := r.get(t, "/hello")
+		if want := "backend: /hello"; got != want {
+			t.Errorf("got %q through the box, want %q", got, want)
+		}
+		t.Logf("process 1 after %v (%s of it in the kernel), first forwarded connection after %v", atInit.Round(100*time.Millisecond), kernel[2], took.Round(100*time.Millisecond))
+		if limit := 15 * time.Second; os.Getenv("APPLIANCE_IMAGE_TEST") != "" && took > limit {
+			t.Errorf("the first forwarded connection came after %v, want %v on a quiet machine", took, limit)
+		}
+		for line := range strings.Lines(r.Console()) {
+			if strings.Contains(line, " ERR ") || strings.Contains(line, " WRN ") || strings.Contains(line, "panic") {
+				t.Errorf("the console says: %s", line)
+			}
+		}
+	})
+}
+
+// A reset entry that the loader took by itself would cost somebody all settings.
+func TestLoaderNeverResetsByItself(t *testing.T) {
+	long(t)
+	eachArch(t, func(t *testing.T, arch image.Arch) {
+		files := read(t, factory(t, arch))
+		for i, f := range files {
+			if strings.HasSuffix(f.Path, ".conf") { // the kernel shows its command line
+				files[i].Data = bytes.ReplaceAll(f.Data, []byte(" quiet"), nil)
+			}
+			if f.Path == "/loader/entries/a.conf" { // no tries are left: the reset is the only entry without a fault
+				files[i].Path = "/loader/entries/a+0-3.conf"
+			}
+		}
+		r := boot(t, arch, func(c *vm.Config) {
+			c.Disk += ".bad"
+			if err := disk.Write(c.Disk, files); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if line := r.expect(t, `ommand line: (.*)`)[1]; strings.Contains(line, image.ResetArg) {
+			t.Errorf("the loader took the reset entry by itself: %s", line)
+		}
+	})
+}
+
+// read is the EFI system partition of an image.
+func read(t *testing.T, name string) []disk.File {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	img, err := disk.Check(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []disk.File
+	for _, one := range img.Files {
+		data, err := img.ReadFile(one.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, disk.File{Path: one.Path, Data: data})
+	}
+	return files
+}
