@@ -259,6 +259,7 @@ var reasonWords = map[string]string{
 	"stopped":             "its service was closed",
 	"internal_error":      "a fault of the appliance ended this one connection; the log has it",
 	"killed":              "the operator ended it",
+	"table_full":          "it had been idle for longest when there was no room for another (carried.max)",
 	"client_lost":         "an upgrade or a planned restart could not take the client's connection over",
 	"backend_lost":        "an upgrade or a planned restart could not take the backend's connection over",
 }
@@ -283,6 +284,8 @@ func endedBy(r tcpinfo.Rule) string {
 		return "it was quiet when it was to be drained"
 	case tcpinfo.DrainDeadline:
 		return "the deadline of its drain ended it"
+	case tcpinfo.TableFull:
+		return "it had been idle for longest when there was no room for another"
 	case tcpinfo.Killed:
 		return "the operator ended it"
 	case tcpinfo.Stopped:

@@ -293,6 +293,7 @@ func (p *pairing) conclude(now instant) {
 	t := p.t
 	p.ended, p.owner = t.describe(p.client, p.other, now), p.client.owner()
 	t.Count.CarriedEnds.Add(1)
+	t.carriedNow.Add(-1)
 	t.ends.take(&p.client.key)
 	for _, f := range [...]*Flow{p.f, p.m} {
 		sh, slot := p.place(f)
