@@ -450,6 +450,45 @@ func TestDirectTriesTheNextBackend(t *testing.T) {
 	}
 }
 
+// One backend that starts anew is waited for, as by a relay.
+func TestDirectWaitsForABackendThatStartsAnew(t *testing.T) {
+	b := newBetween(t, true, nil)
+	at := netip.AddrPortFrom(wan4, 7)
+	s, err := lab.Echo(limit(t), b.server, netip.AddrPortFrom(server4, 7).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.carry(t, at, netip.AddrPortFrom(server4, 7), tcpinfo.Direct)
+	c := b.dialled(t, at)
+	sayTo(t, c, "first")
+	hear(t, c, 5)
+	_ = c.Close()
+	b.owner.end(t, 1)
+	s.Close()
+	came := make(chan net.Conn, 1)
+	go func() {
+		c, err := b.client.Dial(limit(t), "tcp", at.String())
+		if err != nil {
+			t.Error(err)
+		}
+		came <- c
+	}()
+	within(t, 5*time.Second, "a refusal", func() bool {
+		b.owner.mu.Lock()
+		defer b.owner.mu.Unlock()
+		return len(b.owner.tried) > 0 && b.owner.tried[len(b.owner.tried)-1] != nil
+	})
+	if s, err = lab.Echo(limit(t), b.server, netip.AddrPortFrom(server4, 7).String()); err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, s)
+	if c := <-came; c != nil {
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		_ = c.Close()
+	}
+}
+
 func TestDirectReplacesASilentBackend(t *testing.T) {
 	b := newBetween(t, true, nil)
 	at := b.echoing(t, tcpinfo.Direct)
