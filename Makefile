@@ -57,7 +57,7 @@ pgo: need-go bin/appliance ## renew bench/appliance.pgo, the profile that the co
 	$(GO) tool pprof -proto bin/pgo/cpu.* > bench/appliance.pgo
 
 soak: need-go ## the long tests, for half an hour: kill -9 in the middle of everything, upgrades under load
-	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|Drains' ./cmd/appliance
+	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|DrainUnder|DrainingA|TenThousandIdle|AfterACrash' ./cmd/appliance
 
 fuzz: need-go ## every fuzz target for a minute each
 	@for p in $$($(GO) list ./...); do \
