@@ -334,12 +334,8 @@ drain: {deadline: 2s, fin_grace: 2s}
 		t.Errorf("the bulk transfer: %v", err)
 	}
 	t.Logf("%d connections, %d upgrades, %d questions: the longest wait for an answer %v, the longest rest %v", n, rounds, asked.Load(), longest, rested)
-	bound := 3 * time.Second // beside other tests
-	if os.Getenv("APPLIANCE_SOAK") != "" {
-		bound = time.Second
-	}
-	if longest > bound {
-		t.Errorf("somebody waited for %v, want %v at most", longest, bound)
+	if longest > inTime(time.Second) {
+		t.Errorf("somebody waited for %v, want %v at most", longest, inTime(time.Second))
 	}
 	ended, err := r.admin.Ended(t.Context())
 	if err != nil || len(ended) == 0 {
