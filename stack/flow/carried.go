@@ -173,8 +173,12 @@ func (t *Table) Own(name string, to CarrierOwner, s CarrierSettings) {
 	}
 	for i := range next {
 		if next[i].name == name {
+			changed := next[i].settings != s
 			next[i] = owned{name, s, to}
 			t.owners.Store(&next)
+			if changed {
+				t.retime()
+			}
 			return
 		}
 	}
