@@ -363,8 +363,8 @@ func (m *manyDucts) Choose(_, _ netip.AddrPort) (netip.AddrPort, bool) {
 }
 func (*manyDucts) Tried(netip.AddrPort, error) {}
 
-func (*manyDucts) Spared(netip.AddrPort) {}
-func (*manyDucts) Ended(*tcpinfo.Carried)      {}
+func (*manyDucts) Spared(netip.AddrPort)  {}
+func (*manyDucts) Ended(*tcpinfo.Carried) {}
 
 // BenchmarkCarriedSegment is what a data segment costs the table, of one
 // connection among a hundred thousand.
