@@ -69,13 +69,15 @@ func (o *owner) Tried(_ netip.AddrPort, err error) {
 	o.tried = append(o.tried, err)
 }
 
+func (o *owner) Spared(netip.AddrPort) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.back++
+}
+
 func (o *owner) Ended(c *tcpinfo.Carried) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if c == nil {
-		o.back++
-		return
-	}
 	o.ended = append(o.ended, c)
 }
 

@@ -53,18 +53,18 @@ func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now in
 	}
 	w := t.ways.get(backend, now)
 	if w == nil {
-		o.to.Ended(nil)
+		o.to.Spared(backend)
 		return v, false
 	}
 	bk, ok := t.source(w, backend, now)
 	if !ok {
-		o.to.Ended(nil)
+		o.to.Spared(backend)
 		return v, false
 	}
 	p := t.lockBoth(&s.key, &bk)
 	if p.m != nil || !t.mayDirect(p.f, s) {
 		p.unlock()
-		o.to.Ended(nil)
+		o.to.Spared(backend)
 		return v, false
 	}
 	if p.f != nil {
