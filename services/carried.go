@@ -117,6 +117,7 @@ var endedBy = map[tcpinfo.Rule]Reason{
 	tcpinfo.DrainDeadline:  DrainDeadline,
 	tcpinfo.Killed:         Killed,
 	tcpinfo.Stopped:        Stopped,
+	tcpinfo.AddressLost:    AddressLost,
 }
 
 // reasonOfCarried is why a carried connection ended: first what the table did by

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -115,9 +116,10 @@ func (c *Client) Undrain(ctx context.Context, target string) error {
 }
 
 // Upgrade hands everything over to another binary; path "" is the daemon's own.
-func (c *Client) Upgrade(ctx context.Context, path string) (Upgraded, error) {
+// With liveOnly nothing happens if connections can't go over.
+func (c *Client) Upgrade(ctx context.Context, path string, liveOnly bool) (Upgraded, error) {
 	var u Upgraded
-	err := c.ask(ctx, http.MethodPost, upgradePath+"?"+url.Values{"path": {path}}.Encode(), &u)
+	err := c.ask(ctx, http.MethodPost, upgradePath+"?"+url.Values{"path": {path}, "live_only": {strconv.FormatBool(liveOnly)}}.Encode(), &u)
 	return u, err
 }
 
@@ -126,6 +128,24 @@ func (c *Client) Suspend(ctx context.Context) (Suspended, error) {
 	var s Suspended
 	err := c.ask(ctx, http.MethodPost, suspendPath, &s)
 	return s, err
+}
+
+// Fetch gets what a URL names, over the daemon's stack. size is -1 if it is not known.
+func (c *Client) Fetch(ctx context.Context, from string) (body io.ReadCloser, size int64, err error) {
+	path := fetchPath + "?" + url.Values{"url": {from}}.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://appliance"+path, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, 0, c.explain(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10)) // the status says enough
+		return nil, 0, errors.Join(errors.New(strings.TrimSpace(string(text))), res.Body.Close())
+	}
+	return res.Body, res.ContentLength, nil
 }
 
 // Reload puts the configuration file's difference in force.

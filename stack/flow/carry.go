@@ -101,6 +101,9 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 	if m.sndWnd == 0 && m.closedWnd != 0 && s.seq == f.expected(m)-1 && s.size == 0 {
 		m.flags |= zeroWindow // a probe of a closed window: there is something to send
 	}
+	if f.has(turning) && p.asksAgain(s) && p.partTurning(now) {
+		return p.alone(s, now)
+	}
 	was, mwas := f.state, m.state
 	f.received(s, now)
 	if !p.forward(fr, l, s, now) {
