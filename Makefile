@@ -4,6 +4,9 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS   = -s -w -buildid= -X main.version=$(VERSION) -X main.built=$(shell git log -1 --format=%ct 2>/dev/null)
 # What is shipped and measured is compiled by a profile of the bench (make pgo), which takes a minute longer.
 PGO       = off
+# What make bench measures of the appliance: values of forwarding, and options as -rounds 4 -profiles DIR.
+FORWARDING = auto,relay,splice
+BENCHFLAGS =
 GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -pgo=$(PGO) -ldflags='$(LDFLAGS)'
 # Linters have a go.mod of their own, so that they never lift a dependency of the product.
 LINT      = $(GO) tool -modfile=internal/tools/go.mod
@@ -67,7 +70,7 @@ lint: need-go ## gofmt, vet on both architectures, staticcheck
 
 bench: need-go bin/appliance ## ratios to HAProxy and to kernel routing, in the same run (bench/results/)
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./bench
-	bin/bench -appliance bin/appliance
+	bin/bench -appliance bin/appliance -forwarding $(FORWARDING) $(BENCHFLAGS)
 
 pgo: need-go bin/appliance ## renew bench/appliance.pgo, the profile that the compiler goes by (as root, with HAProxy and wrk)
 	@rm -rf bin/pgo && mkdir -p bin/pgo
