@@ -3,6 +3,8 @@ package image_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
@@ -11,10 +13,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/lastack/lastack/image"
 	"github.com/lastack/lastack/image/build"
@@ -124,6 +131,8 @@ func factory(t *testing.T, arch image.Arch) string {
 type rig struct {
 	*vm.Machine
 	url string // of the machine's port 80
+	ssh string // address of its port 22
+	key ssh.Signer
 }
 
 func boot(t *testing.T, arch image.Arch, change func(*vm.Config)) *rig {
@@ -136,8 +145,10 @@ func boot(t *testing.T, arch image.Arch, change func(*vm.Config)) *rig {
 	}))
 	t.Cleanup(backend.Close)
 	c := vm.Config{Arch: arch, Disk: filepath.Join(dir, "disk.img"), Vars: filepath.Join(dir, "vars.fd"), Alone: true,
-		Forwards: []vm.Forward{{Host: freePort(t), Guest: 80}}}
-	ownDisk(t, factory(t, arch), c.Disk, disk.File{Path: image.ProvisionConfig, Data: []byte(vm.ExampleConfig(portOf(backend)))})
+		Forwards: []vm.Forward{{Host: freePort(t), Guest: 80}, {Host: freePort(t), Guest: 22}}}
+	key := newKey(t)
+	ownDisk(t, factory(t, arch), c.Disk, disk.File{Path: image.ProvisionConfig, Data: []byte(vm.ExampleConfig(portOf(backend)))},
+		disk.File{Path: image.ProvisionKeys, Data: ssh.MarshalAuthorizedKey(key.PublicKey())})
 	if change != nil {
 		change(&c)
 	}
@@ -153,7 +164,40 @@ func boot(t *testing.T, arch image.Arch, change func(*vm.Config)) *rig {
 			t.Logf("the console:\n%s", m.Console())
 		}
 	})
-	return &rig{Machine: m, url: fmt.Sprintf("http://127.0.0.1:%d", c.Forwards[0].Host)}
+	return &rig{Machine: m, url: fmt.Sprintf("http://127.0.0.1:%d", c.Forwards[0].Host), ssh: fmt.Sprintf("127.0.0.1:%d", c.Forwards[1].Host), key: key}
+}
+
+func newKey(t *testing.T) ssh.Signer {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// run is a command over SSH, as admin.
+func (r *rig) run(t *testing.T, command string) string {
+	t.Helper()
+	c, err := ssh.Dial("tcp", r.ssh, &ssh.ClientConfig{User: "admin", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	out, err := s.CombinedOutput(command)
+	if err != nil {
+		t.Fatalf("ssh admin@box %s: %v: %s", command, err, out)
+	}
+	return string(out)
 }
 
 func ownDisk(t *testing.T, from, to string, files ...disk.File) {
@@ -206,17 +250,22 @@ func (r *rig) expect(t *testing.T, pattern string) []string {
 // get asks until the box forwards, and returns the answer and when the power had been on for how long.
 func (r *rig) get(t *testing.T, path string) (string, time.Duration) {
 	t.Helper()
+	return ask(t, r.url+path, time.Now().Add(-r.Up()))
+}
+
+func ask(t *testing.T, url string, began time.Time) (string, time.Duration) {
+	t.Helper()
 	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
 	var last error
-	for r.Up() < patience {
-		answer, err := client.Get(r.url + path)
+	for time.Since(began) < patience {
+		answer, err := client.Get(url)
 		if err == nil {
 			body, err := io.ReadAll(answer.Body)
 			answer.Body.Close()
 			if err == nil {
-				return string(body), r.Up()
+				return string(body), time.Since(began)
 			}
 		}
 		last = err
@@ -249,6 +298,13 @@ func TestImageBootsAndForwards(t *testing.T) {
 		if limit := 15 * time.Second; os.Getenv("APPLIANCE_IMAGE_TEST") != "" && took > limit {
 			t.Errorf("the first forwarded connection came after %v, want %v on a quiet machine", took, limit)
 		}
+		if status := r.run(t, "status"); !strings.Contains(status, "web") || !strings.Contains(status, vm.GuestWAN) {
+			t.Errorf("status over SSH shows neither the service nor the address:\n%s", status)
+		}
+		if err := r.Type("\rstatus\r"); err != nil {
+			t.Fatal(err)
+		}
+		r.expect(t, `(?s)> status.*`+vm.GuestWAN) // on the serial console
 		for line := range strings.Lines(r.Console()) {
 			if strings.Contains(line, " ERR ") || strings.Contains(line, " WRN ") || strings.Contains(line, "panic") {
 				t.Errorf("the console says: %s", line)
@@ -261,11 +317,8 @@ func TestImageBootsAndForwards(t *testing.T) {
 func TestLoaderNeverResetsByItself(t *testing.T) {
 	long(t)
 	eachArch(t, func(t *testing.T, arch image.Arch) {
-		files := read(t, factory(t, arch))
+		files := talkative(t, arch, "")
 		for i, f := range files {
-			if strings.HasSuffix(f.Path, ".conf") { // the kernel shows its command line
-				files[i].Data = bytes.ReplaceAll(f.Data, []byte(" quiet"), nil)
-			}
 			if f.Path == "/loader/entries/a.conf" { // no tries are left: the reset is the only entry without a fault
 				files[i].Path = "/loader/entries/a+0-3.conf"
 			}
@@ -280,6 +333,121 @@ func TestLoaderNeverResetsByItself(t *testing.T) {
 			t.Errorf("the loader took the reset entry by itself: %s", line)
 		}
 	})
+}
+
+// talkative are the files of an image whose kernel says more, and has more on its command line.
+func talkative(t *testing.T, arch image.Arch, more string) []disk.File {
+	t.Helper()
+	files := read(t, factory(t, arch))
+	for i, f := range files {
+		if strings.HasPrefix(f.Path, image.EntriesDir) {
+			files[i].Data = bytes.ReplaceAll(f.Data, []byte(" quiet"), []byte(more))
+		}
+	}
+	return files
+}
+
+// maxIdle is what the whole system may use when it waits for connections:
+// kernel, initramfs, process 1, appliance. Caches that give way don't count.
+const maxIdle = 128_000_000
+
+func TestIdleMemoryIsSmall(t *testing.T) {
+	long(t)
+	eachArch(t, func(t *testing.T, arch image.Arch) {
+		files := talkative(t, arch, " sysrq_always_enabled=1")
+		r := boot(t, arch, func(c *vm.Config) {
+			c.Disk += ".talks"
+			if err := disk.Write(c.Disk, files); err != nil {
+				t.Fatal(err)
+			}
+		})
+		r.expect(t, `the appliance is ready`)
+		r.expect(t, `address from DHCP`)
+		// Ctrl-A B is a break on QEMU's serial line, and break and m ask the kernel for
+		// its figures (Documentation/admin-guide/sysrq.rst).
+		if err := r.Type("\x01bm"); err != nil {
+			t.Fatal(err)
+		}
+		figure := func(pattern string) int {
+			n, err := strconv.Atoi(r.expect(t, pattern)[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n * 4096
+		}
+		r.expect(t, `Mem-Info:`)
+		active, inactive, reclaimable := figure(`active_file:(\d+)`), figure(`inactive_file:(\d+)`), figure(`slab_reclaimable:(\d+)`)
+		free := figure(` free:(\d+)`)
+		ram := figure(`(\d+) pages RAM`)
+		used := ram - free - active - inactive - reclaimable
+		t.Logf("%d MB of %d MB are in use", used/1e6, ram/1e6)
+		if used > maxIdle {
+			t.Errorf("the idle system uses %d bytes, want %d at most", used, maxIdle)
+		}
+	})
+}
+
+// An Intel card takes seconds to get its link, and has a driver to be loaded for it.
+func TestImageForwardsThroughAnIntelCard(t *testing.T) {
+	long(t)
+	eachArch(t, func(t *testing.T, arch image.Arch) {
+		r := boot(t, arch, func(c *vm.Config) { c.Card = "e1000e" })
+		r.expect(t, `nic=eth\d .*driver=e1000e`)
+		if got, _ := r.get(t, "/intel"); got != "backend: /intel" {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// The command itself, as a user starts it: a disk of its own, a backend, forwards.
+func TestQemuCommandForwardsToItsBackend(t *testing.T) {
+	long(t)
+	eachArch(t, func(t *testing.T, arch image.Arch) {
+		_, _, err := vm.Need(arch)
+		unless(t, err)
+		host, err := image.ParseArch(runtime.GOARCH)
+		unless(t, err)
+		port := freePort(t)
+		var out syncBuffer
+		cmd := exec.Command(binary(t, host), "qemu", "--arch", string(arch), "--accel", "tcg", "--http-port", fmt.Sprint(port), "--ssh-port", fmt.Sprint(freePort(t)),
+			"--backend-port", fmt.Sprint(freePort(t)), factory(t, arch))
+		cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := ask(t, fmt.Sprintf("http://127.0.0.1:%d/", port), time.Now())
+		if !strings.HasPrefix(got, "This is the backend, and 127.0.0.1:") {
+			t.Errorf("got %q through the box", got)
+		}
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+		if !strings.Contains(out.String(), fmt.Sprintf("curl http://127.0.0.1:%d/", port)) {
+			t.Errorf("it doesn't say what to try:\n%s", out.String())
+		}
+	})
+}
+
+// syncBuffer is what a process writes.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 // read is the EFI system partition of an image.

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -71,7 +73,14 @@ func qemuAction(c *cli.Context) (err error) {
 	if err := tellQemu(c, m); err != nil {
 		return err
 	}
-	return vm.Run(c.Context, m, os.Stdin, c.App.Writer, c.App.ErrWriter)
+	// Ctrl-C is the guest's: QEMU takes the terminal over.
+	ctx, end := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGHUP)
+	defer end()
+	err = vm.Run(ctx, m, os.Stdin, c.App.Writer, c.App.ErrWriter)
+	if ctx.Err() != nil {
+		return nil // we were told to
+	}
+	return err
 }
 
 func qemuMachine(c *cli.Context) (m vm.Config, err error) {

@@ -39,8 +39,7 @@ func Start(c Config) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{cmd: exec.Command(program, args...), began: time.Now(), ended: make(chan struct{}), news: make(chan struct{})}
-	// What started us may be killed: QEMU shouldn't stay.
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	m.cmd.SysProcAttr = orphanless()
 	if m.stdin, err = m.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -52,6 +51,9 @@ func Start(c Config) (*Machine, error) {
 	go m.wait() // Close waits for it
 	return m, nil
 }
+
+// orphanless is for a QEMU that doesn't outlive us, should we be killed.
+func orphanless() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
 
 // wait returns when QEMU has ended and its console is read.
 func (m *Machine) wait() {

@@ -22,6 +22,7 @@ func Run(ctx context.Context, c Config, stdin io.Reader, stdout, stderr io.Write
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
+	cmd.SysProcAttr = orphanless()
 	return cmd.Run()
 }
 
