@@ -62,6 +62,7 @@ func (s *Stack) Take(l Lease, owned bool) error {
 	s.mu.Lock()
 	s.leases = append(s.leases, l)
 	s.mu.Unlock()
+	s.changed()
 	if !owned {
 		s.announce(id, s.cards[id-1], l.Prefix.Addr())
 	}
@@ -81,6 +82,7 @@ func (s *Stack) GiveUp(l Lease) error {
 	s.mu.Lock()
 	s.leases = slices.DeleteFunc(s.leases, l.same)
 	s.mu.Unlock()
+	defer s.changed()
 	if err := toError(s.s.RemoveAddress(id, tcpip.AddrFromSlice(l.Prefix.Addr().AsSlice()))); err != nil {
 		return fmt.Errorf("give up address %s on %s: %w", l.Prefix, l.Interface, err)
 	}
@@ -109,7 +111,15 @@ func (s *Stack) Reroute(old, next Lease) error {
 			s.dropRoute(id, r)
 		}
 	}
+	s.changed()
 	return nil
+}
+
+// changed makes the table forget what it knows by our addresses and routes.
+func (s *Stack) changed() {
+	if s.flows != nil {
+		s.flows.ForgetWays()
+	}
 }
 
 func (l Lease) same(other Lease) bool {

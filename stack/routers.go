@@ -92,6 +92,7 @@ func (r *routers) add(route tcpip.Route) {
 	r.later(func() {
 		r.remove(route)
 		r.s.s.AddRoute(route)
+		r.s.changed()
 	})
 }
 
@@ -99,6 +100,7 @@ func (r *routers) remove(route tcpip.Route) {
 	r.s.s.RemoveRoutes(func(have tcpip.Route) bool {
 		return have.Destination.Equal(route.Destination) && have.Gateway == route.Gateway && have.NIC == route.NIC
 	})
+	r.s.changed()
 }
 
 // OnOffLinkRouteUpdated implements ipv6.NDPDispatcher.

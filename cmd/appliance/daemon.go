@@ -64,7 +64,7 @@ type daemon struct {
 	admin      *admin.Server
 	keeper     *keeper // nil without a journal
 	leases     *leases
-	ssh        *sshd.Server // nil without admin.ssh
+	ssh        atomic.Pointer[sshd.Server] // nil without admin.ssh
 	time       atomic.Pointer[timekeeper]
 }
 
@@ -134,25 +134,29 @@ func (d *daemon) start(ctx context.Context) error {
 	for _, s := range all {
 		d.log.Info("serving", "service", s.Name(), "type", s.Type(), "listen", s.Addrs())
 	}
+	if err := d.startSSH(); err != nil { // who asks the socket finds it there
+		return err
+	}
 	if socket := d.conf().Admin.Socket; socket != "" {
 		if d.admin, err = admin.Serve(socket, d, d.log); err != nil {
 			return err
 		}
 	}
-	if err := d.startSSH(); err != nil {
+	d.startTime()
+	if err := d.leases.start(); err != nil {
 		return err
 	}
 	if d.conf().State.Journal {
 		d.keeper = keep(d)
 	}
-	d.startTime()
-	return d.leases.start()
+	return nil
 }
 
 // renew makes it as before start, after stop.
 func (d *daemon) renew() {
 	d.taking, d.nics, d.gate, d.cards, d.endpoints, d.delays = nil, nil, stack.Gate{}, nil, nil, nil
-	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases, d.ssh = nil, nil, nil, nil, nil, nil, nil
+	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases = nil, nil, nil, nil, nil, nil
+	d.ssh.Store(nil)
 }
 
 // openCards claims the cards and starts their endpoints, all of them or an
@@ -223,8 +227,8 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	report := d.supervisor.Drain(stop.hurry, d.conf().Drain.For("shutdown"))
 	close(done)
 	progress.Wait()
-	if d.ssh != nil { // the last, so that the drain can be watched
-		if err := d.ssh.Close(); err != nil {
+	if ssh := d.ssh.Load(); ssh != nil { // the last, so that the drain can be watched
+		if err := ssh.Close(); err != nil {
 			d.log.Warn("SSH did not end cleanly", "error", err)
 		}
 	}
@@ -320,8 +324,8 @@ func (d *daemon) stop() error {
 	if d.leases != nil {
 		d.leases.close()
 	}
-	if d.ssh != nil {
-		errs = append(errs, d.ssh.Close())
+	if ssh := d.ssh.Load(); ssh != nil {
+		errs = append(errs, ssh.Close())
 	}
 	if d.supervisor != nil {
 		d.supervisor.Close()

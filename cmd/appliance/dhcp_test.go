@@ -74,7 +74,7 @@ func TestServicesListenOnTheAddressFromDHCP(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	labtest.Echo(t, r.backend, "10.0.0.21:7")
-	give := gift("192.0.2.50/24", time.Hour)
+	give := gift("192.0.2.50/24", 90*time.Minute)
 	give.Silent = true
 	server := labtest.DHCP(t, r.client, "c0", give)
 	r.configureDynamic("{dhcp: true}", `services:
@@ -97,6 +97,15 @@ func TestServicesListenOnTheAddressFromDHCP(t *testing.T) {
 	if got := r.iface("wan0").DHCP.Hostname; got != "box7" {
 		t.Errorf("got hostname %q, want box7", got)
 	}
+	r.configureDynamic("{dhcp: true}", `services:
+  echo: {type: proxy, listen: ["wan0:7", "lan0:7"], backends: ["10.0.0.21:7"]}
+  more: {type: echo, listen: "wan0:77"}
+`)
+	if out, errs, code := r.run("reload"); code != exitOK {
+		t.Fatalf("reload: status %d, %s%s", code, out, errs)
+	}
+	r.greet("192.0.2.50:77") // what a reload brings listens there too
+	exchange(t, c, "still\n", "still\n")
 	c.Close()
 	p.stop()
 
@@ -195,7 +204,7 @@ func TestAddressesFromOthersAreThereAfterAnUpgrade(t *testing.T) {
 	r.configureDynamic("{dhcp: true, accept_ra: true}", "services:\n  own: {type: echo, listen: \"wan0:77\"}\n")
 	l := r.startLine()
 	r.leased("192.0.2.50/24")
-	six := r.advertise("fd77::")
+	six := r.advertise("fd77::", 3600)
 	eventually(t, 10*time.Second, "an address by a router advertisement", func() bool {
 		return slices.ContainsFunc(r.iface("wan0").Addresses, func(p netip.Prefix) bool { return p.Addr() == six })
 	})
@@ -217,9 +226,9 @@ func TestAddressesFromOthersAreThereAfterAnUpgrade(t *testing.T) {
 	}
 }
 
-// advertise sends a router advertisement of a /64 on the client's wire, and
-// returns the address that wan0 makes of it.
-func (r *rig) advertise(prefix string) netip.Addr {
+// advertise sends a router advertisement of a /64 on the client's wire, valid for
+// some seconds, and returns the address that wan0 makes of it.
+func (r *rig) advertise(prefix string, seconds uint32) netip.Addr {
 	r.t.Helper()
 	router, err := r.client.Link("c0")
 	if err != nil {
@@ -229,7 +238,7 @@ func (r *rig) advertise(prefix string) netip.Addr {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	frame := routerAdvertisement(router.MAC, netip.MustParseAddr(prefix))
+	frame := routerAdvertisement(router.MAC, netip.MustParseAddr(prefix), seconds)
 	if err := labtest.Raw(r.t, r.client, "c0").Send(frame); err != nil {
 		r.t.Fatal(err)
 	}
@@ -244,12 +253,14 @@ func eui64(prefix netip.Addr, mac net.HardwareAddr) netip.Addr {
 }
 
 // routerAdvertisement is a frame with one prefix, on the link and to make
-// addresses of, both for an hour (RFC 4861, 4.2 and 4.6.2).
-func routerAdvertisement(mac net.HardwareAddr, prefix netip.Addr) []byte {
+// addresses of, both for some seconds (RFC 4861, 4.2 and 4.6.2).
+func routerAdvertisement(mac net.HardwareAddr, prefix netip.Addr, seconds uint32) []byte {
 	src, dst := eui64(netip.MustParseAddr("fe80::"), mac).As16(), netip.MustParseAddr("ff02::1").As16()
 	ra := []byte{134, 0, 0, 0, 64, 0, 0x07, 8, 0, 0, 0, 0, 0, 0, 0, 0}
 	ra = append(append(ra, 1, 1), mac...)
-	ra = append(ra, 3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0)
+	ra = append(ra, 3, 4, 64, 0xc0)
+	ra = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(ra, seconds), seconds)
+	ra = append(ra, 0, 0, 0, 0)
 	ra = append(ra, prefix.AsSlice()...)
 	pseudo := slices.Concat(src[:], dst[:], []byte{0, 0, 0, byte(len(ra)), 0, 0, 0, 58}, ra)
 	var sum uint32
@@ -262,4 +273,100 @@ func routerAdvertisement(mac net.HardwareAddr, prefix netip.Addr) []byte {
 	binary.BigEndian.PutUint16(ra[2:], ^uint16(sum))
 	ip := append([]byte{0x60, 0, 0, 0, 0, byte(len(ra)), 58, 255}, slices.Concat(src[:], dst[:])...)
 	return slices.Concat([]byte{0x33, 0x33, 0, 0, 0, 1}, mac, []byte{0x86, 0xdd}, ip, ra)
+}
+
+func TestAfterACrashPeersOnAnAddressFromDHCPAreTold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	server := labtest.DHCP(t, r.client, "c0", gift("192.0.2.50/24", time.Hour))
+	r.configureDynamic("{dhcp: true}", "services:\n  own: {type: echo, listen: \"wan0:77\"}\n")
+	p := r.start()
+	r.leased("192.0.2.50/24")
+	c := r.dial("192.0.2.50:77")
+	exchange(t, c, "hello\n", "hello\n")
+	r.journalledAll(map[string]int{"wan0": 1})
+	p.crash()
+	p = r.start()
+	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Errorf("got %v after a crash, want a reset", err)
+	}
+	r.leased("192.0.2.50/24")
+	c = r.dial("192.0.2.50:77")
+	exchange(t, c, "hello\n", "hello\n")
+	r.journalledAll(map[string]int{"wan0": 1})
+	p.crash()
+
+	// The address is another host's by now: nobody there is asked in its name.
+	server.Give(func(g *labtest.DHCPGift) { g.Prefix = netip.MustParsePrefix("192.0.2.60/24") })
+	p = r.start()
+	r.leased("192.0.2.60/24")
+	eventually(t, 20*time.Second, "a sweep that has left it out", func() bool {
+		s, err := r.admin.Status(t.Context())
+		return err == nil && s.Sweep != nil && s.Sweep.Skipped == 1 && s.Sweep.Asked == 0 && s.Sweep.Left == 0
+	})
+	p.stop()
+}
+
+// A backend that is not on the link, behind the router that the server names.
+func TestTheRouterOfALeaseLeadsToBackends(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	labtest.Addr(t, r.client, "lo", "198.51.100.1/32")
+	labtest.Echo(t, r.client, "198.51.100.1:7")
+	server := labtest.DHCP(t, r.client, "c0", gift("192.0.2.50/24", 6*time.Second))
+	r.configureDynamic("{dhcp: true}", "services:\n  far: {type: proxy, listen: \"wan0:7\", backends: [\"198.51.100.1:7\"]}\n")
+	p := r.start()
+	r.leased("192.0.2.50/24")
+	r.greet("192.0.2.50:7")
+	server.Give(func(g *labtest.DHCPGift) { // a renewal without a router in it, but with one that says nothing of the default
+		_, ten, err := net.ParseCIDR("10.99.0.0/16")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		g.Options = []dhcpv4.Option{dhcpv4.OptClasslessStaticRoute(&dhcpv4.Route{Dest: ten, Router: net.IPv4(192, 0, 2, 2)})}
+	})
+	eventually(t, 20*time.Second, "no default route any more", func() bool { return len(r.iface("wan0").DHCP.Routers) == 0 })
+	c := r.dial("192.0.2.50:7")
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
+		t.Errorf("got %v with the backend out of reach, want an end", err)
+	}
+	p.stop()
+}
+
+func TestServicesFollowWhatRoutersAdvertise(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.configureDynamic("{accept_ra: true}", "services:\n  own: {type: echo, listen: \"wan0:77\"}\n")
+	p := r.start()
+	six := r.advertise("fd77::", 6)
+	labtest.Addr(t, r.client, "c0", "fd77::2/64")
+	has := func() bool {
+		return slices.ContainsFunc(r.iface("wan0").Addresses, func(p netip.Prefix) bool { return p.Addr() == six })
+	}
+	eventually(t, 10*time.Second, "an address", has)
+	c := r.dial(netip.AddrPortFrom(six, 77).String())
+	exchange(t, c, "hello\n", "hello\n")
+	eventually(t, 10*time.Second, "no address any more", func() bool { return !has() })
+	eventually(t, 10*time.Second, "the connection has ended", func() bool {
+		out, _, _ := r.run("conns", "--closed")
+		return strings.Contains(out, "address_lost")
+	})
+	out, _, _ := r.run("status")
+	if strings.Contains(out, six.String()) {
+		t.Errorf("got status\n%s\nwant nothing of %s", out, six)
+	}
+	six2 := r.advertise("fd78::", 3600)
+	eventually(t, 10*time.Second, "another address", func() bool {
+		return slices.ContainsFunc(r.iface("wan0").Addresses, func(p netip.Prefix) bool { return p.Addr() == six2 })
+	})
+	labtest.Addr(t, r.client, "c0", "fd78::2/64")
+	r.greet(netip.AddrPortFrom(six2, 77).String())
+	p.stop()
 }

@@ -33,17 +33,31 @@ type leases struct {
 	clients    map[string]*dhcp.Client
 	held       map[string]dhcp.Lease
 	advertised []stack.AddressChange
+	begun      bool                   // services are there, to follow
+	kept       map[string]*dhcp.Lease // of the run before, as it was at the start
 }
 
 func newLeases(d *daemon) *leases {
-	l := &leases{d: d, clients: make(map[string]*dhcp.Client), held: make(map[string]dhcp.Lease)}
+	l := &leases{d: d, clients: make(map[string]*dhcp.Client), held: make(map[string]dhcp.Lease), kept: make(map[string]*dhcp.Lease)}
 	l.ctx, l.stop = context.WithCancel(context.Background())
+	for _, card := range d.conf().Interfaces {
+		if card.DHCP {
+			l.kept[card.Name] = l.recall(card.Name)
+		}
+	}
 	return l
 }
 
 // start begins to ask for addresses. The daemon is ready without them: services
 // begin to listen as they come.
 func (l *leases) start() error {
+	l.mu.Lock()
+	l.begun = true
+	early := len(l.advertised) > 0
+	l.mu.Unlock()
+	if early {
+		l.d.rebind()
+	}
 	for i, card := range l.d.conf().Interfaces {
 		if !card.DHCP {
 			continue
@@ -55,7 +69,7 @@ func (l *leases) start() error {
 		held, isHeld := l.lease(card.Name)
 		kept := &held
 		if !isHeld {
-			kept = l.recall(card.Name)
+			kept = l.kept[card.Name]
 		}
 		c := dhcp.New(dhcp.Options{
 			MAC: l.d.endpoints[i].MAC(), Hostname: hostname(), Conn: conn, Kept: kept, Held: isHeld,
@@ -125,7 +139,7 @@ func (l *leases) remember(name string, one *dhcp.Lease) error {
 		}
 		return nil
 	}
-	text, err := json.Marshal(one)
+	text, err := json.Marshal(one.Told(time.Now()))
 	if err != nil {
 		return err
 	}
@@ -143,7 +157,30 @@ func (l *leases) recall(name string) *dhcp.Lease {
 		l.d.log.Warn("the remembered lease cannot be read", "file", l.file(name))
 		return nil
 	}
-	return one
+	return one.Heard(time.Now())
+}
+
+// keptAddr is the address that a card had in the run before by DHCP, if its time
+// is not over; or none.
+func (l *leases) keptAddr(card config.Interface) netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if one := l.kept[card.Name]; one != nil && one.Valid(time.Now()) {
+		return one.Prefix.Addr()
+	}
+	return netip.Addr{}
+}
+
+// rebooting reports whether a server is still asked for the lease of before.
+func (l *leases) rebooting() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.clients {
+		if c.Status().State == dhcp.Rebooting {
+			return true
+		}
+	}
+	return false
 }
 
 // extra are the addresses besides those of the file, by interface.
@@ -193,7 +230,10 @@ func (l *leases) addresses(card config.Interface) []netip.Prefix {
 func (l *leases) takeOver(s handedState) {
 	for _, card := range l.d.conf().Interfaces {
 		one := s.Leases[card.Name]
-		if !card.DHCP || one == nil || !one.Valid(time.Now()) {
+		if !card.DHCP || one == nil {
+			continue
+		}
+		if one = one.Heard(time.Now()); !one.Valid(time.Now()) {
 			continue
 		}
 		if err := l.d.stack.Take(inStack(card.Name, one, l.d.conf()), true); err != nil {
@@ -217,27 +257,31 @@ func (l *leases) handed(s *handedState) {
 	defer l.mu.Unlock()
 	s.Leases = make(map[string]*dhcp.Lease)
 	for name, one := range l.held {
-		s.Leases[name] = &one
+		s.Leases[name] = one.Told(time.Now())
 	}
 	s.Advertised = l.d.stack.Advertised()
 }
 
 // advertise follows what router advertisements do to our addresses.
 func (l *leases) advertise(c stack.AddressChange) {
+	if !l.note(c) {
+		return // start sees it
+	}
+	l.d.rebind()
 	if c.Gone {
 		l.d.forsake(c.Prefix.Addr())
 	}
-	l.note(c)
-	l.d.rebind()
 }
 
-func (l *leases) note(c stack.AddressChange) {
+// note keeps a change, and reports whether services are there to follow.
+func (l *leases) note(c stack.AddressChange) (begun bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.advertised = slices.DeleteFunc(l.advertised, func(a stack.AddressChange) bool { return a.Interface == c.Interface && a.Prefix == c.Prefix })
 	if !c.Gone {
 		l.advertised = append(l.advertised, c)
 	}
+	return l.begun
 }
 
 // inStack is a lease as the stack takes it. A gateway in the file goes before a

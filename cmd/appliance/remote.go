@@ -56,7 +56,7 @@ func (r commander) app(s console.Streams) *cli.App {
 	return app
 }
 
-// fix gives the flags that name files their only value.
+// fix gives the flags that name files their only value: those with TakesFile.
 func (r commander) fix(c *cli.Command) {
 	for _, sub := range c.Subcommands {
 		r.fix(sub)
@@ -65,13 +65,14 @@ func (r commander) fix(c *cli.Command) {
 	var names []string
 	for _, f := range c.Flags {
 		one, ok := f.(*cli.StringFlag)
-		if !ok {
+		if !ok || !one.TakesFile {
 			continue
 		}
 		if value, is := fixed[one.Name]; is {
-			one.Value, one.EnvVars, one.Hidden = value, nil, true
-			names = append(names, one.Name)
+			one.Value = value
 		}
+		one.EnvVars, one.Hidden = nil, true
+		names = append(names, one.Name)
 	}
 	if action := c.Action; action != nil && len(names) > 0 {
 		c.Action = func(ctx *cli.Context) error {
@@ -116,8 +117,8 @@ func (r commander) Complete(words []string) []string {
 	if strings.HasPrefix(last, "-") {
 		all = nil
 		for _, f := range flags {
-			if name := f.Names()[0]; name != "socket" && name != "box" && name != "config" && name != "state-dir" {
-				all = append(all, "--"+name)
+			if one, ok := f.(*cli.StringFlag); !ok || !one.TakesFile {
+				all = append(all, "--"+f.Names()[0])
 			}
 		}
 	}

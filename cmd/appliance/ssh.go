@@ -32,9 +32,9 @@ func (d *daemon) startSSH() error {
 		d.log.Info("made a host key for SSH", "file", path)
 	}
 	d.log.Info("SSH", "host_key", ssh.FingerprintSHA256(key.PublicKey()), "keys", len(d.mayLogIn()))
-	d.ssh = sshd.New(sshd.Options{
+	d.ssh.Store(sshd.New(sshd.Options{
 		Host: key, Keys: d.mayLogIn, Commands: d.commander(), Prompt: "appliance> ", Version: version, Log: d.log,
-	})
+	}))
 	return d.listenSSH()
 }
 
@@ -45,10 +45,11 @@ func (d *daemon) commander() commander {
 
 // listenSSH makes SSH accept at the addresses of this moment.
 func (d *daemon) listenSSH() error {
-	if d.ssh == nil {
+	server := d.ssh.Load()
+	if server == nil {
 		return nil
 	}
-	return d.ssh.Listen(d.conf().Admin.SSH.With(d.leases.extra()), func(a netip.AddrPort) (net.Listener, error) {
+	return server.Listen(d.conf().Admin.SSH.With(d.leases.extra()), func(a netip.AddrPort) (net.Listener, error) {
 		return d.stack.ListenStreams(a, "default")
 	})
 }
@@ -82,10 +83,11 @@ func (d *daemon) mayLogIn() []sshd.Key {
 
 // statusSSH is what SSH does, or nil.
 func (d *daemon) statusSSH() *admin.SSH {
-	if d.ssh == nil {
+	server := d.ssh.Load()
+	if server == nil {
 		return nil
 	}
-	count, now := d.ssh.Counters()
+	count, now := server.Counters()
 	return &admin.SSH{
 		Listen: d.conf().Admin.SSH.With(d.leases.extra()), LoggedIn: now,
 		Counters: map[string]uint64{
@@ -97,10 +99,11 @@ func (d *daemon) statusSSH() *admin.SSH {
 
 // hangUp ends the sessions of SSH, all of them or those on an address.
 func (d *daemon) hangUp(on netip.Addr) {
-	if d.ssh == nil {
+	server := d.ssh.Load()
+	if server == nil {
 		return
 	}
-	d.ssh.HangUp(func(local net.Addr) bool {
+	server.HangUp(func(local net.Addr) bool {
 		return !on.IsValid() || strings.HasPrefix(local.String(), net.JoinHostPort(on.String(), ""))
 	})
 }

@@ -113,3 +113,23 @@ func fromAfar(t *testing.T, words ...string) (code int, stdout, stderr string) {
 	code = commander{}.Run(t.Context(), words, console.Streams{In: strings.NewReader(""), Out: &out, Err: &errs})
 	return code, out.String(), errs.String()
 }
+
+func TestProgressElsewhereThanOnATerminal(t *testing.T) {
+	var out strings.Builder
+	b := newBar(&out, "writing", 1000)
+	if _, err := io.Copy(io.Discard, struct{ io.Reader }{b.reader(bytes.NewReader(make([]byte, 1000)))}); err != nil {
+		t.Fatal(err)
+	}
+	b.end()
+	if got, want := out.String(), "writing: 100 %\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	out.Reset()
+	b = newBar(&out, "writing", 1000)
+	for range 10 {
+		b.add(100)
+	}
+	if got := strings.Count(out.String(), "\n"); got != 10 {
+		t.Errorf("got %d lines, want one for each tenth:\n%s", got, out.String())
+	}
+}

@@ -24,6 +24,8 @@ func base() Set {
 		"crc32c_generic", "ext4",
 		// The card gets its filter from tc.
 		"sch_ingress", "cls_bpf", "act_gact", "cls_matchall",
+		// The power button, which is also how a host shuts a machine down.
+		"button", "evdev",
 	}}
 }
 

@@ -43,7 +43,7 @@ func testBox(t *testing.T) *Box {
 	b.mountFunc = func(string, string, string, uintptr, string) error { return nil }
 	b.chown = func(string, int, int) error { return nil }
 	t.Cleanup(func() { b.cancel(); b.lines.close() })
-	for _, dir := range []string{"data/init", "data/log", "run", "esp/loader/entries"} {
+	for _, dir := range []string{"data/init", "data/log", "data/config", "run", "esp/loader/entries"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -452,6 +452,44 @@ func TestAnApplianceThatFailsIsStartedLessAndLessOften(t *testing.T) {
 	}
 }
 
+// Exit status 2 is a configuration that is wrong: the box must be reachable all the same.
+func TestAWrongConfigurationMakesTheBoxRunOnTheBuiltInOne(t *testing.T) {
+	b := testBox(t)
+	put(t, b.root, DefaultConfig, "built-in\n")
+	if got := b.configFile(); got != b.path(DefaultConfig) {
+		t.Errorf("without one of its own it runs on %s", got)
+	}
+	b.firstConfig()
+	if text, err := os.ReadFile(b.path(ConfigFile)); string(text) != "built-in\n" || err != nil {
+		t.Errorf("the first configuration is %q, %v", text, err)
+	}
+	put(t, b.root, ConfigFile, "the operator's\n")
+	b.firstConfig()
+	if text, _ := os.ReadFile(b.path(ConfigFile)); string(text) != "the operator's\n" {
+		t.Errorf("the operator's is written over by %q", text)
+	}
+	b.appliance.exited = make(chan syscall.WaitStatus)
+	b.exitedWith(syscall.WaitStatus(1 << 8))
+	if got := b.configFile(); got != b.path(ConfigFile) {
+		t.Errorf("after another failure it runs on %s", got)
+	}
+	b.exitedWith(syscall.WaitStatus(2 << 8))
+	if got := b.configFile(); got != b.path(DefaultConfig) || !strings.Contains(b.problems["config"], "THE CONFIGURATION IS WRONG") {
+		t.Errorf("it runs on %s, and says %q", got, b.problems["config"])
+	}
+}
+
+// A box whose data has turned read-only boots for e2fsck, once an hour at most.
+func TestABootForTheSakeOfE2fsckIsNotRepeated(t *testing.T) {
+	b := factoryESP(t, false)
+	if !b.markReadOnly() {
+		t.Error("the first time it does not boot")
+	}
+	if b.markReadOnly() {
+		t.Error("it boots again and again")
+	}
+}
+
 func TestAnApplianceThatGivesNoSignOfLifeIsNoticed(t *testing.T) {
 	now := time.Now()
 	exited := make(chan syscall.WaitStatus)
@@ -481,6 +519,7 @@ func TestANewSlotIsGoodOnlyIfAllIsWell(t *testing.T) {
 		want  string
 	}{
 		"well":         {func(*Box) {}, ""},
+		"no ESP":       {func(b *Box) { b.esp = nil }, "EFI partition"},
 		"no data":      {func(b *Box) { b.dataMounted = false }, "data partition"},
 		"built-in":     {func(b *Box) { b.appliance.builtin = true }, "configuration is not taken"},
 		"gone":         {func(b *Box) { b.appliance.exited = nil }, "does not run"},
@@ -495,7 +534,7 @@ func TestANewSlotIsGoodOnlyIfAllIsWell(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := testBox(t)
-			b.slot, b.dataMounted, b.heard = slot.B, true, true
+			b.slot, b.esp, b.dataMounted, b.heard = slot.B, slot.At(b.path("esp")), true, true
 			b.appliance = appliance{exited: exited, ready: true}
 			b.health = Health{Serving: true, Up: []string{"eth0"}}
 			b.story.Updates = []UpdateRecord{{Slot: slot.B}}
@@ -538,6 +577,23 @@ func TestASlotThatIsWellForAWhileIsKept(t *testing.T) {
 	b.assess(time.Now())
 	if e, _, err := b.esp.Entry(slot.B); b.onTrial() || err != nil || e.Counted || b.story.update().Result != Good || !b.story.now().Good {
 		t.Errorf("trial %v, entry %+v, %v, story %+v", b.onTrial(), e, err, b.story)
+	}
+}
+
+// A new kernel that cannot mount the EFI partition can't see that it is on trial; the story says so.
+func TestASlotThatCannotSeeItsEntryIsOnTrial(t *testing.T) {
+	b := testBox(t)
+	b.command, b.release = "lastack.slot=B", neu
+	s := Story{Updates: []UpdateRecord{{Slot: slot.B, To: neu, Result: Installed}}}
+	if err := s.save(b.path(storyPath)); err != nil {
+		t.Fatal(err)
+	}
+	b.beginStory()
+	if !b.onTrial() || b.slot != slot.B || b.story.update().Result != Installed {
+		t.Errorf("trial %v, slot %s, update %+v", b.onTrial(), b.slot, b.story.update())
+	}
+	if err := b.commit("test"); err == nil {
+		t.Error("it is good")
 	}
 }
 
@@ -618,6 +674,23 @@ func TestAnOptionThatIsNotUnderstoodLeavesTheDefault(t *testing.T) {
 	}
 	if got := b.span("lastack.trial", time.Hour); got != time.Hour {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestThePowerButtonIsPressed(t *testing.T) {
+	event := func(typ, code uint16, value int32) []byte {
+		out, err := binary.Append(nil, binary.NativeEndian, inputEvent{Type: typ, Code: code, Value: value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	others := slices.Concat(event(0, 0, 0), event(evKey, 30, 1), event(evKey, keyPower, 0))
+	if pressed(bytes.NewReader(others)) {
+		t.Error("another key, or its release, switches the box off")
+	}
+	if !pressed(bytes.NewReader(append(others, event(evKey, keyPower, 1)...))) {
+		t.Error("it was not seen")
 	}
 }
 

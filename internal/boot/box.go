@@ -75,6 +75,8 @@ type Box struct {
 	orders    chan Order
 	well      time.Time // since when all is well; zero if it is not
 	saved     time.Time // the clock
+	readOnly  bool      // DATA has become so
+	checked   time.Time // whether it has
 
 	installing sync.Mutex // held by an update; before espMu
 	espMu      sync.Mutex // held while the ESP is written to; before mu

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	diskfs "github.com/diskfs/go-diskfs"
 	"github.com/diskfs/go-diskfs/disk"
@@ -152,17 +153,18 @@ func (b *Box) check(device string) {
 	}
 	b.problem("data", "DATA WAS DAMAGED: files may be missing, the log names them")
 	b.log.Error("the file system of DATA is damaged, repairing", "fsck", out)
-	status, out = b.fsck("-y", device)
+	status, out = b.fsck("-f", "-y", device)
 	b.log.Warn("repaired what could be", "status", status, "fsck", out)
 }
 
-// rescue looks for a copy of the super block.
+// rescue looks for a copy of the super block. The copy is of an old state and says that all is clean:
+// only -f makes e2fsck look.
 func (b *Box) rescue(device string) bool {
 	if _, err := os.Stat(b.path(fsckProgram)); err != nil {
 		return false
 	}
 	for _, at := range []string{"32768", "8193"} { // with blocks of 4096 and of 1024 bytes
-		if status, out := b.fsck("-y", "-b", at, device); status < fsckFailed {
+		if status, out := b.fsck("-f", "-y", "-b", at, device); status < fsckFailed {
 			b.problem("data", "DATA WAS DAMAGED: its super block was lost and made again from a copy")
 			b.log.Warn("the file system of DATA was repaired", "fsck", out)
 			return true
@@ -173,6 +175,40 @@ func (b *Box) rescue(device string) bool {
 
 func (b *Box) mountData(device string) error {
 	return b.mount(device, b.path("data"), "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "errors=remount-ro")
+}
+
+// readOnly is how a boot ends whose file system of DATA has found an error in itself.
+const readOnly = "the file system of DATA has found an error and takes nothing more: e2fsck repairs it at the next boot"
+
+// checkWritable boots the box again if DATA has become read-only (errors=remount-ro), once: if
+// that doesn't help it goes on and says so.
+func (b *Box) checkWritable() {
+	var st unix.Statfs_t
+	if !b.dataMounted || b.readOnly || unix.Statfs(b.path("data"), &st) != nil || st.Flags&unix.ST_RDONLY == 0 {
+		return
+	}
+	b.readOnly = true
+	b.problem("data", "DATA IS READ-ONLY: its file system has errors, nothing is kept")
+	if !b.markReadOnly() {
+		b.log.Error("it was so after the last boot too: a factory reset makes it anew")
+		return
+	}
+	b.order(Order{Kind: Reboot, Why: readOnly})
+}
+
+// readOnlyMark on the EFI partition says that a boot was for the sake of e2fsck: DATA itself can't be told.
+const readOnlyMark = "lastack.fsck"
+
+// markReadOnly reports whether the mark was not there, and is now.
+func (b *Box) markReadOnly() bool {
+	if b.esp == nil {
+		return false
+	}
+	mark := b.path(filepath.Join("esp", readOnlyMark))
+	if st, err := os.Stat(mark); err == nil && time.Since(st.ModTime()) < time.Hour {
+		return false
+	}
+	return b.writeESP(func() error { return replace(mark, []byte(readOnly+"\n"), 0o600) }) == nil
 }
 
 // makeDirs makes the directories on DATA, each with its owner.

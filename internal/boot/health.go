@@ -69,11 +69,20 @@ func (b *Box) tick(now time.Time) {
 		b.run()
 	}
 	b.keepLogin(now)
+	if now.Sub(b.checked) >= askEvery {
+		b.checked = now
+		b.checkWritable()
+	}
 	if !b.asking && a.ready && now.Sub(b.asked) >= askEvery {
 		b.asked = now
 		b.ask()
 	}
-	if why := a.lifeless(now); why != "" {
+	why := a.lifeless(now)
+	switch {
+	case why != "" && !a.ready && now.Sub(a.started) < startTimeout+signOfLife: // a reboot would cut the operator off each minute
+		b.log.Error(why + ": killed")
+		_ = a.process.Kill()
+	case why != "":
 		b.order(Order{Kind: Reboot, Force: true, Why: why})
 		return // and no food for the watchdog: it is the second who sees to the reboot
 	}
@@ -119,6 +128,8 @@ func (b *Box) wrong() string {
 	a := &b.appliance
 	h := b.currentHealth()
 	switch {
+	case b.esp == nil:
+		return "the EFI partition is not mounted"
 	case !b.dataMounted:
 		return "the data partition is not mounted"
 	case a.builtin:

@@ -111,5 +111,5 @@ func (b *Box) keepLogin(now time.Time) {
 	l.exited = exited
 }
 
-// caps are what the appliance needs for its cards.
-func caps() []uintptr { return []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW} }
+// caps are what the appliance needs: its cards, and the clock that NTP sets.
+func caps() []uintptr { return []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_TIME} }

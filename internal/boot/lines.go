@@ -22,24 +22,25 @@ const (
 // box up: a console that takes nothing (its other end has stopped it) loses lines,
 // which are counted, and a disk that is full loses them too.
 type lines struct {
-	console chan []byte
-	done    chan struct{}
+	done chan struct{}
 
-	mu    sync.Mutex // guards what follows
-	part  []byte     // of a line that has not ended
-	early []byte     // from before the ring
-	ring  *os.File
-	dir   string
-	size  int64
-	lost  int
+	mu      sync.Mutex  // guards what follows
+	console chan []byte // nil after close
+	part    []byte      // of a line that has not ended
+	early   []byte      // from before the ring
+	ring    *os.File
+	dir     string
+	size    int64
+	lost    int
 }
 
 // newLines starts to write to the console; close stops it.
 func newLines(console io.Writer) *lines {
-	l := &lines{console: make(chan []byte, consoleQueue), done: make(chan struct{})}
+	queue := make(chan []byte, consoleQueue)
+	l := &lines{console: queue, done: make(chan struct{})}
 	go func() { // ends when close has closed the channel
 		defer close(l.done)
-		for line := range l.console {
+		for line := range queue {
 			_, _ = console.Write(line) // nobody could be told
 		}
 	}()

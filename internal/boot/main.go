@@ -41,8 +41,11 @@ func (b *Box) boot() {
 	b.log.Info("lastack starts", "release", b.release.String(), "arch", b.release.Arch, "kernel", kernelRelease(), "since_boot", sinceBoot().Round(time.Millisecond))
 	b.procs = reap(b.start)
 	b.loadModules()
-	if b.dog == nil {
-		b.problem("watchdog", "there is no hardware watchdog: nothing resets the box if the kernel hangs")
+	switch {
+	case b.dog == nil:
+		b.problem("watchdog", "there is no hardware watchdog: nothing resets the box if it hangs")
+	case b.dog.name == softwareWatchdog:
+		b.problem("watchdog", "there is no hardware watchdog: the kernel's own resets the box if process 1 hangs, but nothing does if the kernel does")
 	}
 	b.mountDisk()
 	b.setClock()
@@ -56,6 +59,7 @@ func (b *Box) boot() {
 	b.firstConfig()
 	b.provide()
 	b.findConsole()
+	b.watchButtons()
 	b.limits()
 }
 
@@ -215,24 +219,36 @@ func (b *Box) beginStory() {
 	story, err := loadStory(b.path(storyPath))
 	b.warn("story", err)
 	own, known := slot.FromCommandLine(b.command)
-	var entries []slot.Entry
-	var trial bool
-	try := 0
-	if known && b.esp != nil {
+	if known {
 		b.slot = own
-		e, ok, err := b.esp.Entry(own)
-		b.warn("slot", err)
-		trial, try = ok && e.Counted, e.Done
-		entries, err = b.esp.Entries()
-		b.warn("slot", err)
 	}
+	trial, try := b.tried(&story)
 	story.begin(BootRecord{Time: time.Now().UTC().Round(time.Second), Slot: own, Release: b.release, Try: try, Good: !trial}, b.dog != nil && b.dog.reset)
-	back := story.judge(own, entries)
+	back := false
+	if known && b.esp != nil {
+		entries, err := b.esp.Entries()
+		b.warn("slot", err)
+		back = err == nil && story.judge(own, entries)
+	}
 	b.mu.Lock()
 	b.story, b.trial, b.try = story, trial, try
 	b.saveStoryLocked()
 	b.mu.Unlock()
 	b.tell(story, trial, back)
+}
+
+// tried tells whether the running slot is on trial, and which try this is.
+func (b *Box) tried(story *Story) (trial bool, try int) {
+	if b.esp == nil { // perhaps because this kernel lacks what it takes: then it must not be kept
+		u := story.update()
+		return u != nil && u.Slot == b.slot && (u.Result == Installed || u.Result == OnTrial), 0
+	}
+	if !b.slot.Valid() {
+		return false, 0
+	}
+	e, ok, err := b.esp.Entry(b.slot)
+	b.warn("slot", err)
+	return ok && e.Counted, e.Done
 }
 
 // tell says at the start what the operator may have missed.

@@ -16,6 +16,9 @@ import (
 // time that the start takes after a reset well below the minute that is promised.
 const watchdogTimeout = 30 * time.Second
 
+// softwareWatchdog is the identity of the kernel's softdog, which stands in where there is no other.
+const softwareWatchdog = "Software Watchdog"
+
 // watchdog is the hardware's, if there is one. Linux keeps it running when its
 // file is closed without the letter V, and so does this: whatever happens to
 // process 1, the box comes back.

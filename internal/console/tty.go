@@ -76,8 +76,10 @@ func hangUp(tty *os.File) { _ = tty.SetReadDeadline(time.Unix(1, 0)) } // a file
 func raw(tty *os.File) (restore func(), err error) {
 	var before *term.State
 	err = with(tty, func(fd int) (err error) {
-		before, err = term.MakeRaw(fd)
-		return err
+		if before, err = term.MakeRaw(fd); err != nil {
+			return err
+		}
+		return local(fd)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read single keys from %s: %w", tty.Name(), err)

@@ -350,3 +350,21 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+func TestALeaseKeepsItsAgeFromOneProcessToAnother(t *testing.T) {
+	now := time.Now()
+	l := &Lease{Acquired: now.Add(-10 * time.Minute), Lasts: time.Hour}
+	told := l.Told(now)
+	text, err := told.Acquired.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := *told
+	if err := read.Acquired.UnmarshalText(text); err != nil {
+		t.Fatal(err)
+	}
+	heard := read.Heard(now.Add(time.Minute))
+	if got := heard.left(now.Add(time.Minute), heard.Lasts); got != 49*time.Minute {
+		t.Errorf("got %v left, want 49m", got)
+	}
+}

@@ -53,6 +53,23 @@ func (l *Lease) Valid(now time.Time) bool {
 	return !now.Before(l.Acquired) && (l.Lasts == Forever || now.Before(l.Expires()))
 }
 
+// Told is the lease as it is written for another process: its begin is counted
+// back from now, because the wall clock may have been set since (a box without a
+// clock of its own learns the time by the network, after its address).
+func (l *Lease) Told(now time.Time) *Lease {
+	told := *l
+	told.Acquired = now.Add(-now.Sub(l.Acquired)).Round(0)
+	return &told
+}
+
+// Heard is a lease that was read, tied to this process's clock: what is set later
+// changes nothing about it.
+func (l *Lease) Heard(now time.Time) *Lease {
+	heard := *l
+	heard.Acquired = now.Add(-now.Round(0).Sub(l.Acquired))
+	return &heard
+}
+
 // left is the time until a moment of the lease.
 func (l *Lease) left(now time.Time, moment time.Duration) time.Duration {
 	if moment == Forever {

@@ -141,7 +141,11 @@ func (s *Server) admit(c net.Conn) {
 	refused := s.reserve(one)
 	if refused {
 		cancel()
-		s.conns.Go(func() { _ = c.Close() }) // it may wait for its peer
+		if a, ok := c.(aborter); ok {
+			a.Abort() // in order it would take room that there isn't
+			return
+		}
+		_ = c.Close() // nobody has read or written anything
 		return
 	}
 	s.conns.Go(func() {

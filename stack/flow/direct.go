@@ -43,7 +43,7 @@ func (t *Table) mayDirect(f *Flow, s *segment) bool {
 func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now instant) (v frame.Verdict, done bool) {
 	o := t.ownerOf(by.owner)
 	policy, listens := t.listener(s.key.localAddr())
-	if o == nil || !listens || !s.key.sane() || t.halfOpen.Load() >= directHalfOpenMost {
+	if o == nil || !listens || !t.mayCall(&s.key) || t.halfOpen.Load() >= directHalfOpenMost {
 		return v, false
 	}
 	client := s.key.remoteAddr()

@@ -346,7 +346,7 @@ func (f *Flow) offer(s *segment, now instant) {
 	closed := wnd == 0
 	if !closed {
 		f.flags &^= zeroWindow
-		closed = f.leaveCrumb(wnd, s.ack, now)
+		closed = !f.has(carried) && f.leaveCrumb(wnd, s.ack, now)
 	}
 	switch {
 	case !closed:
