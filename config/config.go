@@ -46,7 +46,7 @@ type Route struct {
 // Service is something that listens.
 type Service struct {
 	Name           string
-	Type           string   // "proxy", "echo", "discard", "daytime", "chargen"
+	Type           string   // "proxy", "echo", "discard", "daytime", "chargen", "health"
 	Listen         []Listen // at least one
 	Policy         string   // a key of Config.Policies
 	MaxConns       int      // connections at once; 0 = no limit

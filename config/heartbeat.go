@@ -76,7 +76,7 @@ func (p *parser) checkHeartbeat(d *serviceDraft) {
 	}
 	h := &d.Heartbeat
 	switch {
-	case d.Type == "daytime" || d.Type == "chargen":
+	case d.Type == "daytime" || d.Type == "chargen" || d.Type == "health":
 		at.failf("%s talks by itself and is never idle; a heartbeat goes with proxy, echo and discard", d.Type)
 	case d.Type == "proxy" && h.Side == "":
 		h.Side = "backend"

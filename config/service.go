@@ -8,7 +8,7 @@ import (
 
 // serviceTypes are the values of type; proxyKeys the keys only a proxy takes.
 var (
-	serviceTypes = []string{"proxy", "echo", "discard", "daytime", "chargen"}
+	serviceTypes = []string{"proxy", "echo", "discard", "daytime", "chargen", "health"}
 	proxyKeys    = []string{"backends", "balance", "connect_timeout", "connect_retries", "idle_timeout", "forwarding"}
 )
 

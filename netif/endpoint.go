@@ -51,6 +51,7 @@ type Endpoint struct {
 	paused atomic.Bool
 	txq    *txQueue
 	ports  atomic.Pointer[map[uint16]*Port]
+	pieces pieces
 	// verify makes the stack check checksums itself: see deliverFragment.
 	verify   atomic.Bool
 	verifyMu sync.RWMutex

@@ -83,5 +83,7 @@ type Env struct {
 	Network Network
 	Loops   *Loops
 	Log     *slog.Logger // nil is silent
+	Owner   string       // another name than the service's for the Carrier, because one that drains has that; or ""
 	Patient bool         // an address to listen on may be about to become free: wait for it
+	Serving func() bool  // what a health service tells; nil is always
 }

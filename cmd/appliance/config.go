@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/history"
 	"github.com/lastack/lastack/services/admin"
 )
 
@@ -50,7 +53,7 @@ func configCommand() *cli.Command {
 				Flags: []cli.Flag{socketFlag()}, Action: configConfirmAction,
 			},
 			{
-				Name: "history", Usage: "list the configurations that were in force",
+				Name: "history", Usage: "list the configurations that were in force, or tell what one of them changed", ArgsUsage: "[NUMBER]",
 				Flags: []cli.Flag{socketFlag(), jsonFlag()}, Action: configHistoryAction,
 			},
 			{
@@ -162,9 +165,17 @@ func configConfirmAction(c *cli.Context) error {
 }
 
 func configHistoryAction(c *cli.Context) error {
-	all, err := admin.NewClient(c.String("socket")).ConfigHistory(c.Context)
+	number, err := numberArg(c)
 	if err != nil {
 		return err
+	}
+	client := admin.NewClient(c.String("socket"))
+	all, err := client.ConfigHistory(c.Context)
+	if err != nil {
+		return err
+	}
+	if number > 0 {
+		return tellEntry(c, client, all, number)
 	}
 	if c.Bool("json") {
 		return writeJSON(c, all)
@@ -174,6 +185,61 @@ func configHistoryAction(c *cli.Context) error {
 		t.row(fmt.Sprint(e.Number), e.Time.Local().Format(time.DateTime), e.Cause)
 	}
 	return t.write(c.App.Writer)
+}
+
+// tellEntry shows what a configuration of the history changed of the one before.
+func tellEntry(c *cli.Context, client *admin.Client, all []history.Entry, number int) error {
+	at := slices.IndexFunc(all, func(e history.Entry) bool { return e.Number == number })
+	if at < 0 {
+		return fmt.Errorf("%w: number %d; `appliance config history` lists them", history.ErrUnknown, number)
+	}
+	one := all[at]
+	before := -1
+	for i, e := range all { // in whatever order
+		if e.Number < number && (before < 0 || e.Number > all[before].Number) {
+			before = i
+		}
+	}
+	diff := admin.ConfigDiff{Changes: []admin.ConfigChange{}}
+	if before >= 0 {
+		was, err := configOf(c, client, all[before].Number)
+		if err != nil {
+			return err
+		}
+		is, err := configOf(c, client, number)
+		if err != nil {
+			return err
+		}
+		changes, err := config.Diff(was, is)
+		if err != nil {
+			return err
+		}
+		for _, change := range changes {
+			diff.Changes = append(diff.Changes, admin.ConfigChange{Change: change})
+		}
+	}
+	if c.Bool("json") {
+		return writeJSON(c, diff)
+	}
+	fmt.Fprintf(c.App.Writer, "%d, in force since %s, by %s\n", one.Number, one.Time.Local().Format(time.DateTime), one.Cause)
+	switch {
+	case before < 0:
+		_, err := fmt.Fprintln(c.App.Writer, "the oldest that is kept")
+		return err
+	case len(diff.Changes) == 0:
+		_, err := fmt.Fprintf(c.App.Writer, "it says the same as number %d\n", all[before].Number)
+		return err
+	}
+	return writeDiff(c.App.Writer, diff, fmt.Sprintf("since number %d", all[before].Number))
+}
+
+// configOf reads a configuration of the history.
+func configOf(c *cli.Context, client *admin.Client, number int) (*config.Config, error) {
+	text, err := client.ConfigText(c.Context, number)
+	if err != nil {
+		return nil, err
+	}
+	return config.Parse(fmt.Sprintf("configuration %d", number), []byte(text))
 }
 
 func reloadAction(c *cli.Context) error {

@@ -45,6 +45,7 @@ type daemon struct {
 	taking    *takeover     // of the process that this one takes the place of, until it serves; or nil
 	succeeded chan struct{} // closed once all was handed over
 	heir      *os.Process   // who has it then; nil if that is a file
+	next      string        // the binary that starts in this process when all is drained, or ""
 
 	reloading sync.Mutex                // held while the configuration changes; guards the rest
 	retired   map[services.Service]bool // those that a reload has taken out
@@ -224,7 +225,7 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	done := make(chan struct{})
 	var progress sync.WaitGroup
 	progress.Go(func() { d.logProgress(done) })
-	report := d.supervisor.Drain(stop.hurry, d.conf().Drain.For("shutdown"))
+	report := d.supervisor.Drain(stop.hurry, d.howToStop())
 	close(done)
 	progress.Wait()
 	if ssh := d.ssh.Load(); ssh != nil { // the last, so that the drain can be watched
@@ -233,7 +234,7 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 		}
 	}
 
-	ctx, end := context.WithTimeout(stop.quit, d.conf().Drain.For("shutdown").FinGrace)
+	ctx, end := context.WithTimeout(stop.quit, d.howToStop().FinGrace)
 	defer end()
 	if n := d.stack.Settle(ctx); n > 0 {
 		d.log.Warn("some FINs stayed unacknowledged", "connections", n)
@@ -259,9 +260,17 @@ const (
 	resetPause   = 150 * time.Millisecond
 )
 
+// howToStop is the drain that ends the process.
+func (d *daemon) howToStop() config.Drain {
+	if d.next != "" {
+		return d.conf().Drain.For("upgrade")
+	}
+	return d.conf().Drain.For("shutdown")
+}
+
 // stopTime is the most that drain and stop may take.
 func (d *daemon) stopTime() time.Duration {
-	how := d.conf().Drain.For("shutdown")
+	how := d.howToStop()
 	return how.Announce + how.Max + how.FinGrace + 5*time.Second // what settles, and the cards
 }
 

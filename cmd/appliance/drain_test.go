@@ -19,7 +19,7 @@ import (
 )
 
 const twoBackends = `services:
-  web: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80", "10.0.0.22:80"]}
+  web: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80", "10.0.0.22:80"], forwarding: FORWARDING}
   echo: {type: echo, listen: "wan0:7"}
 drain: {deadline: 400ms, fin_grace: 2s, profiles: {backend: {deadline: 300ms, spread: 200ms}}}
 `
@@ -87,11 +87,15 @@ func (r *rig) browse(ctx context.Context, workers int, addrs ...string) (done fu
 // Backends that drain and come back, one after the other, under load: no
 // request fails.
 func TestBackendsDrainUnderLoadAndNoRequestFails(t *testing.T) {
+	byEachCarrier(t, backendsDrain)
+}
+
+func backendsDrain(t *testing.T, forwarding string) {
 	r := newRig(t, nil)
 	for _, addr := range []string{"10.0.0.21:80", "10.0.0.22:80"} {
 		labtest.Web(t, r.backend, addr)
 	}
-	r.configure(twoBackends)
+	r.configure(strings.Replace(twoBackends, "FORWARDING", forwarding, 1))
 	p := r.start()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := r.browse(ctx, 8, "192.0.2.10:80")
@@ -132,13 +136,17 @@ func TestBackendsDrainUnderLoadAndNoRequestFails(t *testing.T) {
 // A site behind two services, each of which drains and comes back by turns: a
 // client that is refused by one has the other, and no request fails.
 func TestServicesDrainUnderLoadAndNoRequestFails(t *testing.T) {
+	byEachCarrier(t, servicesDrain)
+}
+
+func servicesDrain(t *testing.T, forwarding string) {
 	r := newRig(t, nil)
 	for _, addr := range []string{"10.0.0.21:80", "10.0.0.22:80"} {
 		labtest.Web(t, r.backend, addr)
 	}
 	r.configure(`services:
-  one: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80", "10.0.0.22:80"]}
-  two: {type: proxy, listen: "wan0:81", backends: ["10.0.0.22:80", "10.0.0.21:80"]}
+  one: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80", "10.0.0.22:80"], forwarding: ` + forwarding + `}
+  two: {type: proxy, listen: "wan0:81", backends: ["10.0.0.22:80", "10.0.0.21:80"], forwarding: ` + forwarding + `}
 drain: {deadline: 300ms, fin_grace: 2s}
 `)
 	p := r.start()
@@ -183,7 +191,7 @@ func TestDrainingAServiceAndItsReport(t *testing.T) {
 	r := newRig(t, nil)
 	labtest.Web(t, r.backend, "10.0.0.21:80")
 	labtest.Web(t, r.backend, "10.0.0.22:80")
-	r.configure(twoBackends)
+	r.configure(strings.Replace(twoBackends, "FORWARDING", "auto", 1))
 	p := r.start()
 	clean := r.dial("192.0.2.10:80")
 	exchange(t, clean, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK")

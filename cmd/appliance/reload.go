@@ -312,9 +312,38 @@ func addrsOf(c config.Service) []netip.AddrPort {
 	return slices.Clip(all)
 }
 
+// ownerName is a name for the flow table, other than the service's while one of
+// that name drains, which has its connections there.
+func (d *daemon) ownerName(service string) string {
+	if d.supervisor == nil {
+		return service
+	}
+	owner := service
+	taken := func(s services.Service) bool {
+		o, ok := s.(interface{ Owner() string })
+		return ok && s.Phase() < services.Closed && o.Owner() == owner
+	}
+	for n := 2; slices.ContainsFunc(d.supervisor.Services(), taken); n++ {
+		owner = fmt.Sprintf("%s/%d", service, n)
+	}
+	return owner
+}
+
+// serving is what a health service tells: new connections are welcome, but while the
+// appliance drains, or all of its services do.
+func (d *daemon) serving() bool {
+	if d.draining.Load() {
+		return false
+	}
+	all := slices.DeleteFunc(slices.Clone(d.supervisor.Services()), func(s services.Service) bool { return s.Type() == "health" })
+	return len(all) == 0 || slices.ContainsFunc(all, func(s services.Service) bool { return s.Phase() == services.Serving })
+}
+
 // makeService makes the service that the configuration describes.
 func (d *daemon) makeService(c config.Service, policy config.Policy) (services.Service, error) {
-	env := services.Env{Network: network{d.stack, d.log}, Loops: d.loops, Log: d.log, Patient: true}
+	env := services.Env{
+		Network: network{d.stack, d.log}, Loops: d.loops, Log: d.log, Owner: d.ownerName(c.Name), Patient: true, Serving: d.serving,
+	}
 	if c.Type == "proxy" {
 		return proxy.New(c, policy, env), nil
 	}

@@ -14,12 +14,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lastack/lastack/internal/lab"
 	"github.com/lastack/lastack/internal/lab/labtest"
 )
 
 // Reloads under load that change timeouts, policies, backends and other services
 // by turns: no request fails, no connection of an unchanged service is touched.
 func TestReloadsUnderLoadAndNoRequestFails(t *testing.T) {
+	byEachCarrier(t, reloads)
+}
+
+func reloads(t *testing.T, forwarding string) {
 	r := newRig(t, nil)
 	for _, addr := range []string{"10.0.0.21:80", "10.0.0.22:80"} {
 		labtest.Web(t, r.backend, addr)
@@ -28,9 +33,9 @@ func TestReloadsUnderLoadAndNoRequestFails(t *testing.T) {
 		backends := []string{`"10.0.0.21:80", "10.0.0.22:80"`, `"10.0.0.22:80"`, `"10.0.0.21:80"`, `"10.0.0.22:80", "10.0.0.21:80"`}
 		text := fmt.Sprintf(`policies: {web: {half_close: %ds}}
 services:
-  web: {type: proxy, listen: "wan0:80", backends: [%s], policy: web, connect_timeout: %ds, max_conns: %d}
+  web: {type: proxy, listen: "wan0:80", backends: [%s], policy: web, connect_timeout: %ds, max_conns: %d, forwarding: %s}
   echo: {type: echo, listen: "wan0:7"}
-`, 60+i, backends[i%4], 1+i%5, 1000+i)
+`, 60+i, backends[i%4], 1+i%5, 1000+i, forwarding)
 		if i%3 == 1 {
 			text += `  discard: {type: discard, listen: ["wan0:9", "wan0:10"]}` + "\n"
 		}
@@ -164,6 +169,68 @@ services:
 	p.stop()
 }
 
+// A changed policy acts on connections that live: the table's bounds at once, and
+// those that services look at.
+func TestAReloadActsOnLiveConnections(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	done := make(chan struct{})
+	server, err := lab.Serve(t.Context(), r.backend, "10.0.0.21:9", func(c net.Conn) error {
+		_, err := io.Copy(io.Discard, c)
+		<-done // it never answers
+		return ignoreReset(err)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, server)
+	defer close(done)
+	labtest.Echo(t, r.backend, "10.0.0.21:7")
+	const text = `policies: {p: {half_close: HALF}}
+services:
+  half: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"], policy: p}
+  idle: {type: proxy, listen: "wan0:7", backends: ["10.0.0.21:7"], idle_timeout: IDLE}
+`
+	conf := func(half, idle string) { r.configure(strings.NewReplacer("HALF", half, "IDLE", idle).Replace(text)) }
+	conf("1h", "1h")
+	p := r.start()
+	half, idle := r.dial("192.0.2.10:9"), r.dial("192.0.2.10:7")
+	exchange(t, idle, "hello\n", "hello\n")
+	if _, err := half.Write([]byte("hello\n")); err != nil {
+		t.Fatal(err)
+	}
+	closeWrite(t, half)
+	conf("1s", "1s")
+	stdout, stderr, code := r.run("reload")
+	if code != exitOK || strings.Count(stdout, "1 live connection") != 2 {
+		t.Fatalf("status %d, %s%s", code, stdout, stderr)
+	}
+	for name, c := range map[string]net.Conn{"half closed": half, "idle": idle} {
+		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); os.IsTimeout(err) {
+			t.Errorf("the %s connection goes on", name)
+		}
+		c.Close()
+	}
+	reasons := map[string]string{}
+	eventually(t, 10*time.Second, "both are known to have ended", func() bool {
+		all, err := r.admin.Ended(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range all {
+			reasons[e.Service] = e.Reason.String()
+		}
+		return len(reasons) == 2
+	})
+	if reasons["half"] != "half_close_timeout" || reasons["idle"] != "idle_timeout" {
+		t.Errorf("they ended for %v", reasons)
+	}
+	p.stop()
+}
+
 // get asks for a page on a connection that is kept.
 func get(t *testing.T, c net.Conn) {
 	t.Helper()
@@ -262,6 +329,10 @@ func TestAnAppliedConfigurationIsConfirmedOrTakenBack(t *testing.T) {
 	command("wan0:9", "config", "show")
 	stdout, _, _ := r.run("config", "history")
 	contains(t, "the history", stdout, "1  ", "start", "2  ", "3  ", "apply")
+	command("the oldest that is kept", "config", "history", "1")
+	stdout, _, _ = r.run("config", "history", "3")
+	contains(t, "what the third changed", stdout, "3, in force since ", ", by apply", "- services.echo.listen: ['wan0:8']", "+ services.echo.listen: ['wan0:9']", "1 change since number 2")
+	refused("no such configuration is kept: number 9", "config", "history", "9")
 	command("in force", "config", "rollback", "1")
 	isFile(string(original))
 	if !answers("7") || answers("9") {

@@ -77,6 +77,10 @@ func runAction(c *cli.Context) error {
 	if failed := profile(); failed != nil {
 		log.Warn("the profile is not whole", "error", failed)
 	}
+	var stopped exitCode
+	if d.next != "" && (err == nil || errors.As(err, &stopped)) {
+		return d.startNext()
+	}
 	return err
 }
 
@@ -132,8 +136,16 @@ func serve(parent context.Context, d *daemon) error {
 		return d.leave(stop)
 	}
 	d.forgetPending()
-	d.manager.stopping(d.stopTime())
+	if d.next != "" {
+		d.manager.reloading()
+		d.manager.extend(d.stopTime())
+	} else {
+		d.manager.stopping(d.stopTime())
+	}
 	report := d.drain(stop)
+	if stop.hurry.Err() != nil { // whoever asks to stop now means both
+		d.next = ""
+	}
 	if err := d.stop(); err != nil {
 		return err
 	}
@@ -152,7 +164,7 @@ func (d *daemon) untilAsked(stop *stopSignals) {
 		case <-d.succeeded:
 			return
 		case <-stop.upgrade:
-			_, _ = d.Upgrade("") // it says in the log how that went
+			_, _ = d.Upgrade("", false) // it says in the log how that went
 		case <-stop.reload:
 			m.reloading()
 			if _, err := d.Reload(); err != nil {

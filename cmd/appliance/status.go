@@ -173,7 +173,7 @@ func sweepLine(s *admin.Sweep) string {
 }
 
 // flows are the counters of frames that went where they should.
-var flows = []string{"rx_frames", "rx_bytes", "rx_super_frames", "rx_carried", "tx_frames", "tx_bytes", "tx_super_frames", "tx_carried", "link_changes", "acks_saved", "acks_late"}
+var flows = []string{"rx_frames", "rx_bytes", "rx_super_frames", "rx_carried", "rx_pieces", "tx_frames", "tx_bytes", "tx_super_frames", "tx_carried", "link_changes", "acks_saved", "acks_late"}
 
 // drops names what was dropped, and why.
 func drops(counters map[string]uint64) string {

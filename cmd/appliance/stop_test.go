@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -159,6 +161,47 @@ func TestTheSecondSIGTERMMakesTheDeadlineNow(t *testing.T) {
 	}
 	if code := p.end(10 * time.Second); code != exitOK {
 		t.Errorf("got exit status %d, want 0:\n%s", code, p.log)
+	}
+}
+
+// While a stop is announced everything goes on, and a load balancer that asks is
+// told; so it is while all services drain by order.
+func TestWhileAStopIsAnnouncedHealthSaysDraining(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.configure(`services:
+  echo: {type: echo, listen: "wan0:7"}
+  health: {type: health, listen: "wan0:8080"}
+drain: {announce: 3s, deadline: 1s}
+`)
+	p := r.start()
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: r.client.Dial}}
+	health := func() int {
+		res, err := client.Get("http://192.0.2.10:8080/healthz")
+		if err != nil {
+			return 0
+		}
+		defer res.Body.Close()
+		return res.StatusCode
+	}
+	wait := func(want int) {
+		t.Helper()
+		eventually(t, 2*time.Second, fmt.Sprintf("health says %d", want), func() bool { return health() == want })
+	}
+	wait(http.StatusOK)
+	for _, args := range [][]string{{"drain", "echo", "--wait"}, {"undrain", "echo"}} {
+		if _, stderr, code := r.run(args...); code != exitOK {
+			t.Fatalf("%v: status %d, %s", args, code, stderr)
+		}
+		wait(map[string]int{"drain": http.StatusServiceUnavailable, "undrain": http.StatusOK}[args[0]])
+	}
+	p.signal(syscall.SIGTERM)
+	wait(http.StatusServiceUnavailable)
+	c := r.dial("192.0.2.10:7")
+	exchange(t, c, "hello\n", "hello\n") // new connections are taken as before
+	polite(t, c)
+	if code := p.end(20 * time.Second); code != exitOK {
+		t.Errorf("exit status %d", code)
 	}
 }
 

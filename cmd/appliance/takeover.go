@@ -45,8 +45,12 @@ func takeOver(fd int) (*takeover, *config.Config, error) {
 	}
 	t := &takeover{line: line}
 	conf, err := t.answer()
+	var told *unreadableError
+	if err != nil && !errors.As(err, &told) {
+		err = errors.Join(err, t.refuse(err))
+	}
 	if err != nil {
-		return nil, nil, errors.Join(err, t.refuse(err), line.Close())
+		return nil, nil, errors.Join(err, line.Close())
 	}
 	return t, conf, nil
 }
@@ -66,14 +70,15 @@ func (t *takeover) answer() (*config.Config, error) {
 	if err := t.line.ReceiveJSON("the greeting", &hello); err != nil {
 		return nil, err
 	}
-	if err := hello.understood(); err != nil {
-		return nil, err
-	}
 	conf, err := config.Parse(hello.File, hello.Config)
 	if err != nil {
 		return nil, fmt.Errorf("version %s does not take the configuration: %w", version, err)
 	}
-	return conf, t.line.SendJSON("its first word", ready{version})
+	if err := hello.understood(); err != nil {
+		told := &unreadableError{ready{version, err.Error()}}
+		return nil, errors.Join(told, t.line.SendJSON("its first word", told.ready))
+	}
+	return conf, t.line.SendJSON("its first word", ready{Version: version})
 }
 
 // understood tells why what another version hands over cannot be read, or nil.

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"debug/elf"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/lastack/lastack/internal/dhcp"
@@ -61,8 +61,16 @@ type greeting struct {
 
 // ready is the answer.
 type ready struct {
-	Version string `json:"version"`
+	Version    string `json:"version"`
+	Unreadable string `json:"unreadable,omitempty"` // why it can't take connections over, which it could run without
 }
+
+// unreadableError says that another version runs with our configuration, but not
+// with our connections.
+type unreadableError struct{ ready }
+
+// Error is the new version's sentence.
+func (e *unreadableError) Error() string { return e.Unreadable }
 
 // handedState is what is no connection.
 type handedState struct {
@@ -90,7 +98,7 @@ type loaded struct {
 }
 
 // Upgrade implements admin.Source.
-func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
+func (d *daemon) Upgrade(path string, liveOnly bool) (up admin.Upgraded, err error) {
 	defer d.alone()()
 	begun := time.Now()
 	defer func() {
@@ -119,7 +127,14 @@ func (d *daemon) Upgrade(path string) (up admin.Upgraded, err error) {
 		err = d.handOver(line, &up)
 	}
 	if err != nil {
-		return up, errors.Join(err, dismiss(child))
+		err = errors.Join(err, dismiss(child))
+	}
+	var unreadable *unreadableError
+	if errors.As(err, &unreadable) && !liveOnly {
+		return d.drainFor(path, unreadable), nil
+	}
+	if err != nil {
+		return up, err
 	}
 	d.log.Info("upgraded", "pid", up.PID, "version", up.Version, "connections", up.Connections, "lost", up.Lost,
 		"pause", up.Rested.Round(time.Millisecond), "took", time.Since(begun).Round(time.Millisecond))
@@ -254,7 +269,26 @@ func (d *daemon) greet(line *handover.Line, up *admin.Upgraded) error {
 		return fmt.Errorf("the new binary cannot take over: %w", err)
 	}
 	up.Version = answer.Version
+	if answer.Unreadable != "" {
+		return &unreadableError{answer}
+	}
 	return nil
+}
+
+// drainFor ends all connections in order, and has the new version start then.
+func (d *daemon) drainFor(path string, why *unreadableError) admin.Upgraded {
+	d.next = path
+	how := d.howToStop()
+	d.log.Warn("the new version cannot take the connections over: they drain, and then it starts", "binary", path, "version", why.Version, "why", why.Unreadable)
+	d.askStop()
+	return admin.Upgraded{PID: os.Getpid(), Version: why.Version, From: version, Drains: why.Unreadable, Within: how.Announce + how.Max}
+}
+
+// startNext puts the binary in this process's place, when the cards are free.
+func (d *daemon) startNext() error {
+	d.log.Info("starting the new version", "binary", d.next)
+	err := syscall.Exec(d.next, append([]string{d.next}, withoutTakeOver(d.args)...), os.Environ())
+	return fmt.Errorf("all is drained, and the new version does not start: %s: %w", d.next, err)
 }
 
 // handOver comes to rest and lets the new process go on; if that fails this one
@@ -347,86 +381,6 @@ func (d *daemon) goOn() (err error) {
 		err = d.admin.Return(d.conf().Admin.Socket)
 	}
 	return err
-}
-
-// collected is all that the next process needs, but the packet sockets.
-type collected struct {
-	state handedState
-	flows []byte
-	conns []byte
-}
-
-func (c *collected) encode() ([]byte, error) { return json.Marshal(c.state) }
-
-// collect gathers it while everything rests. The files are the packet sockets, in
-// the order of the cards; they are the caller's to close.
-func (d *daemon) collect() (c *collected, files []*os.File, err error) {
-	defer func() {
-		if err != nil {
-			handover.CloseAll(files)
-			files = nil
-		}
-	}()
-	c = &collected{state: handedState{
-		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved),
-	}}
-	d.leases.handed(&c.state)
-	for i, ep := range d.endpoints {
-		sockets, err := ep.Sockets()
-		if err != nil {
-			return c, files, err
-		}
-		files = append(files, sockets...)
-		c.state.Cards = append(c.state.Cards, handedCard{ep.Name(), d.nics[i].MAC(), len(sockets)})
-	}
-	var conns []*stack.Conn
-	for _, s := range d.supervisor.Services() {
-		saved, held := s.Save()
-		c.state.Services[s.Name()] = saved
-		for _, one := range held {
-			conn, ok := one.(*stack.Conn)
-			if !ok {
-				return c, files, fmt.Errorf("service %s: internal error: a connection is a %T", s.Name(), one)
-			}
-			conns = append(conns, conn)
-		}
-	}
-	began := time.Now()
-	var flows, image bytes.Buffer
-	if err := d.flows.Save(&flows); err != nil {
-		return c, files, err
-	}
-	if err := d.stack.Save(&image, conns); err != nil {
-		return c, files, err
-	}
-	c.flows, c.conns = flows.Bytes(), image.Bytes()
-	d.log.Debug("wrote the state", "flows", flows.Len(), "connections", image.Len(), "took", time.Since(began).Round(time.Millisecond))
-	return c, files, nil
-}
-
-// tell sends all that the new process needs, and hears whether it has it.
-func (d *daemon) tell(line *handover.Line) (got loaded, err error) {
-	c, files, err := d.collect()
-	if err != nil {
-		return got, err
-	}
-	defer handover.CloseAll(files)
-	began := time.Now()
-	err = line.SendJSON("the state", c.state, files...)
-	if err == nil {
-		err = line.Send("the flows", c.flows)
-	}
-	if err == nil {
-		err = line.Send("the connections", c.conns)
-	}
-	d.log.Debug("sent the state", "took", time.Since(began).Round(time.Millisecond))
-	if err == nil {
-		err = line.ReceiveJSON("its account", &got)
-	}
-	if err != nil {
-		return got, fmt.Errorf("the new process could not take over: %w", err)
-	}
-	return got, nil
 }
 
 // takeOverFlag names the line that a new process inherits.

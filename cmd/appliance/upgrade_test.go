@@ -283,15 +283,21 @@ func TestUpgradesInPlaceUnderLoad(t *testing.T) {
 	if testing.Short() {
 		n, rounds = 100, 3
 	}
+	for _, forwarding := range []string{"relay", "splice", "direct"} {
+		t.Run(forwarding, func(t *testing.T) { upgrades(t, forwarding, n, rounds) })
+	}
+}
+
+func upgrades(t *testing.T, forwarding string, n, rounds int) {
 	r := newRig(t, nil)
 	labtest.Echo(t, r.backend, "10.0.0.21:7")
 	bulk := r.bulk("10.0.0.21:9", "192.0.2.10:9")
-	r.configure(`services:
-  echo: {type: proxy, listen: "wan0:7", backends: ["10.0.0.21:7"]}
-  bulk: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"]}
+	r.configure(fmt.Sprintf(`services:
+  echo: {type: proxy, listen: "wan0:7", backends: ["10.0.0.21:7"], forwarding: %[1]s}
+  bulk: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"], forwarding: %[1]s}
   own: {type: echo, listen: "wan0:77"}
 drain: {deadline: 2s, fin_grace: 2s}
-`)
+`, forwarding))
 	l := r.startLine()
 	var waits stalls
 	asked, stop := r.chatter(n, "192.0.2.10:7", &waits)
@@ -421,7 +427,14 @@ func badSuccessor(how string) int {
 		return exitError
 	}
 	var hello greeting
-	err = errors.Join(l.ReceiveJSON("the greeting", &hello), l.SendJSON("its first word", ready{"bad"}))
+	first := ready{Version: "bad"}
+	if how == "unreadable" {
+		first.Unreadable = "version bad keeps connections in another form"
+	}
+	err = errors.Join(l.ReceiveJSON("the greeting", &hello), l.SendJSON("its first word", first))
+	if how == "unreadable" {
+		return exitError
+	}
 	for _, kind := range []string{"the state", "the flows", "the connections"} {
 		_, files, failed := l.Receive(kind)
 		err = errors.Join(err, failed)
@@ -468,6 +481,70 @@ func TestTheOldProcessGoesOnIfTheNewOneDoesNot(t *testing.T) {
 			l.stop()
 		})
 	}
+}
+
+// A version that cannot read the connections of the running one takes its place
+// all the same, after they have ended in order; unless that is not wanted, or
+// somebody stops the appliance meanwhile.
+func TestAnUpgradeToAVersionThatCannotReadConnectionsDrains(t *testing.T) {
+	t.Setenv(successorRole, "unreadable")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := func(t *testing.T) (*line, *net.TCPConn) {
+		r := newRig(t, nil)
+		r.configure("services:\n  echo: {type: echo, listen: \"wan0:7\"}\ndrain: {deadline: 1h, max: 2h, profiles: {upgrade: {deadline: 300ms, fin_grace: 2s}}}\n")
+		l := r.startLine()
+		c := r.dial("192.0.2.10:7")
+		exchange(t, c, "before\n", "before\n")
+		return l, c
+	}
+	t.Run("drains and starts", func(t *testing.T) {
+		l, first := begin(t)
+		saw := polite(t, first)
+		_, stderr, code := l.run("upgrade", "--live-only", self)
+		if code != exitError || !strings.Contains(stderr, "version bad keeps connections in another form") {
+			t.Errorf("with --live-only: status %d, %s", code, stderr)
+		}
+		select {
+		case err := <-saw:
+			t.Fatalf("with --live-only the client saw %v", err)
+		case <-time.After(300 * time.Millisecond):
+		}
+		stdout, stderr, code := l.run("upgrade", self)
+		if code != exitOK || !strings.Contains(stdout, "version bad keeps connections in another form: connections drain now, for up to ") {
+			t.Fatalf("status %d, %s%s", code, stdout, stderr)
+		}
+		if err := <-saw; err != nil {
+			t.Errorf("the client saw %v, want FIN", err)
+		}
+		eventually(t, 20*time.Second, "the new one serves", func() bool {
+			return strings.Count(l.log(), "INF ready") == 2
+		})
+		c := l.dial("192.0.2.10:7")
+		exchange(t, c, "after\n", "after\n")
+		if s := l.status(); s.PID != l.pid {
+			t.Errorf("process %d serves, want %d: the service manager knows that one", s.PID, l.pid)
+		}
+		if text := l.log(); !strings.Contains(text, "INF drained clean=1 reset=0 unacked=0") {
+			t.Error("it was not drained in order")
+		}
+		polite(t, c)
+		l.stop()
+	})
+	t.Run("is stopped", func(t *testing.T) {
+		l, _ := begin(t) // whose client never answers our FIN
+		l.first.signal(syscall.SIGUSR2)
+		eventually(t, 20*time.Second, "it drains", func() bool { return strings.Contains(l.log(), "asked to stop: draining") })
+		l.first.signal(syscall.SIGTERM)
+		if code := l.first.end(10 * time.Second); code != exitReset {
+			t.Errorf("exit status %d, want %d", code, exitReset)
+		}
+		if text := l.log(); strings.Contains(text, "starting the new version") || strings.Count(text, "gave the network card back") != 2 {
+			t.Error("it was to end")
+		}
+	})
 }
 
 // Whoever asks the old process to stop in the middle of an upgrade means both.

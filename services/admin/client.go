@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -115,9 +116,10 @@ func (c *Client) Undrain(ctx context.Context, target string) error {
 }
 
 // Upgrade hands everything over to another binary; path "" is the daemon's own.
-func (c *Client) Upgrade(ctx context.Context, path string) (Upgraded, error) {
+// With liveOnly nothing happens if connections can't go over.
+func (c *Client) Upgrade(ctx context.Context, path string, liveOnly bool) (Upgraded, error) {
 	var u Upgraded
-	err := c.ask(ctx, http.MethodPost, upgradePath+"?"+url.Values{"path": {path}}.Encode(), &u)
+	err := c.ask(ctx, http.MethodPost, upgradePath+"?"+url.Values{"path": {path}, "live_only": {strconv.FormatBool(liveOnly)}}.Encode(), &u)
 	return u, err
 }
 

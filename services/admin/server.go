@@ -174,7 +174,7 @@ func routes(src Source) http.Handler {
 	mux.HandleFunc("POST /v1/config/confirm", func(w http.ResponseWriter, _ *http.Request) { done(w, src.ConfirmConfig()) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.Reload) })
 	mux.HandleFunc("POST "+upgradePath, func(w http.ResponseWriter, r *http.Request) {
-		replyOr(w, func() (Upgraded, error) { return src.Upgrade(r.FormValue("path")) })
+		replyOr(w, func() (Upgraded, error) { return src.Upgrade(r.FormValue("path"), r.FormValue("live_only") == "true") })
 	})
 	mux.HandleFunc("POST "+suspendPath, func(w http.ResponseWriter, _ *http.Request) { replyOr(w, src.Suspend) })
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {

@@ -141,8 +141,9 @@ type Source interface {
 	ConfigHistory() ([]history.Entry, error)
 	ConfigText(number int) (string, error)
 	// Upgrade hands everything over to the binary at a path, "" is the daemon's
-	// own. After an error all goes on as before.
-	Upgrade(path string) (Upgraded, error)
+	// own. If its version cannot take connections over they drain, and it starts
+	// afterwards; with liveOnly that is an error. After an error all goes on as before.
+	Upgrade(path string, liveOnly bool) (Upgraded, error)
 	// Suspend saves everything and ends the daemon; the next start goes on. After an
 	// error all goes on as before.
 	Suspend() (Suspended, error)
@@ -162,6 +163,10 @@ type Upgraded struct {
 	Connections int           `json:"connections"`
 	Lost        int           `json:"lost"`     // sessions that could not be made again
 	Rested      time.Duration `json:"pause_ns"` // for which nothing was received or sent
+	// Drains tells why connections can't go over: they drain now, for up to Within,
+	// and then the new version starts in the same process. "" if they went over.
+	Drains string        `json:"drains,omitempty"`
+	Within time.Duration `json:"within_ns,omitempty"`
 }
 
 // Suspended tells what was saved.

@@ -14,6 +14,7 @@ type Diag struct {
 	// endless: it talks as long as the client listens, so a drain doesn't wait
 	// for it to be quiet.
 	endless bool
+	serving func() bool // of health
 }
 
 var _ services.Service = (*Diag)(nil)
@@ -30,7 +31,7 @@ type spoken struct {
 
 // New makes the service that c.Type names; it isn't listening yet.
 func New(c config.Service, p config.Policy, env services.Env) (*Diag, error) {
-	d := &Diag{}
+	d := &Diag{serving: env.Serving}
 	switch c.Type {
 	case "echo":
 	case "discard":
@@ -39,6 +40,8 @@ func New(c config.Service, p config.Policy, env services.Env) (*Diag, error) {
 		d.speak = daytime
 	case "chargen":
 		d.speak, d.endless = newPattern().speak, true
+	case "health":
+		d.speak = health
 	default:
 		return nil, fmt.Errorf("service %s: type %q is no diagnostic service", c.Name, c.Type)
 	}

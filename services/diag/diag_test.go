@@ -1,10 +1,13 @@
 package diag_test
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +26,8 @@ type rig struct {
 	net   *servicestest.Net
 	loops *services.Loops
 	diag  *diag.Diag
+
+	serving atomic.Bool
 }
 
 // run starts a service of the type, calls f inside a bubble, and ends all.
@@ -34,7 +39,7 @@ func run(t *testing.T, kind string, f func(r *rig)) {
 		defer r.loops.Close()
 		c := config.Service{Name: kind, Type: kind, Policy: "default", Listen: []config.Listen{{Addrs: []netip.AddrPort{front}}}}
 		var err error
-		r.diag, err = diag.New(c, config.DefaultPolicy(), services.Env{Network: r.net, Loops: r.loops, Log: slog.New(slog.DiscardHandler)})
+		r.diag, err = diag.New(c, config.DefaultPolicy(), services.Env{Network: r.net, Loops: r.loops, Log: slog.New(slog.DiscardHandler), Serving: r.serving.Load})
 		if err == nil {
 			err = r.diag.Start()
 		}
@@ -129,6 +134,35 @@ func TestDaytimeTellsTheTimeAndCloses(t *testing.T) {
 		}
 		c.Close()
 		r.wantEnd(services.Finished, "us", services.Clean)
+	})
+}
+
+func TestHealthAnswersWhoeverAsksInHTTP(t *testing.T) {
+	run(t, "health", func(r *rig) {
+		for _, want := range []struct {
+			status int
+			body   string
+		}{{http.StatusOK, "serving\n"}, {http.StatusServiceUnavailable, "draining\n"}, {http.StatusOK, "serving\n"}} {
+			r.serving.Store(want.status == http.StatusOK)
+			c := r.client()
+			time.Sleep(time.Second)
+			if _, err := c.TryRead(make([]byte, 1)); err != services.ErrWouldBlock {
+				t.Errorf("before it was asked: %v", err)
+			}
+			io.WriteString(c, "GET /hea")
+			time.Sleep(time.Second)
+			io.WriteString(c, "lthz HTTP/1.1\r\nHost: a\r\n\r\n")
+			res, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(res.Body)
+			if err != nil || res.StatusCode != want.status || string(body) != want.body || !res.Close {
+				t.Errorf("got %s %q, %v; want %d %q", res.Status, body, err, want.status, want.body)
+			}
+			c.Close()
+			r.wantEnd(services.Finished, "us", services.Clean)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package diag
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/lastack/lastack/services"
@@ -23,6 +24,32 @@ func daytime(t *talk) spoken {
 	if t.said == 0 && t.text == nil {
 		t.text = []byte(t.Loop().Time(t.Opened()).UTC().Format(time.RFC1123) + "\r\n")
 	}
+	return quote(t)
+}
+
+// health tells an HTTP client that asks, whatever it asks for, whether new
+// connections are welcome: a load balancer before this box sends none while a
+// drain is announced (RFC 9110, 15.3.1 and 15.6.4). The answer begins when the
+// question does; the rest of that is read and thrown away.
+func health(t *talk) spoken {
+	switch {
+	case t.text != nil:
+	case !t.asked && !t.Client.EOF:
+		return spoken{}
+	case t.diag.serving == nil || t.diag.serving():
+		t.text = []byte(httpAnswer("200 OK", "serving"))
+	default:
+		t.text = []byte(httpAnswer("503 Service Unavailable", "draining"))
+	}
+	return quote(t)
+}
+
+func httpAnswer(status, body string) string {
+	return fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n%s\n", status, len(body)+1, body)
+}
+
+// quote sends the text and closes.
+func quote(t *talk) spoken {
 	var s spoken
 	if s.bytes, s.err = t.say(t.text[t.said:]); s.err == nil && t.said == len(t.text) {
 		s.err = t.Client.CloseWrite()

@@ -14,7 +14,8 @@ type talk struct {
 	out  services.Pipe // for discard: to the client, our own words only
 
 	begun    bool
-	text     []byte        // daytime: what to send
+	asked    bool          // the client has sent something
+	text     []byte        // daytime, health: what to send
 	said     int           // how much of it, or the place in chargen's pattern
 	finished time.Duration // when we sent our FIN
 	finishBy time.Duration // the client's FIN must be there; 0 is no limit
@@ -59,6 +60,7 @@ func (t *talk) listen(now time.Duration) bool {
 		return true
 	}
 	m := t.in.Move(t.Loop())
+	t.asked = t.asked || m.Bytes > 0
 	return t.went(now, m.Bytes, m.More, m.Err)
 }
 

@@ -50,6 +50,9 @@ func (t *Table) carriedDeadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool
 		if f.has(shut|turning) && f.isClientLeg() {
 			if e, waits := t.ends.get(&f.key); waits {
 				s.at(e.by, "")
+				if e.still != 0 {
+					s.after(e.still, answerPause, "")
+				}
 			}
 		}
 	}

@@ -418,7 +418,7 @@ func (c *Card) Outbound(fr *frame.Frame) frame.Verdict {
 	sh.mu.Lock()
 	f, slot := sh.find(&s.key, h)
 	if f == nil {
-		if s.is(syn|ack, syn) {
+		if s.is(syn|ack|rst|fin, syn) {
 			f, slot = t.create(sh, &s.key, h, now)
 			if t.carries() {
 				f.flags |= holding // until it is known what becomes of it

@@ -162,11 +162,10 @@ func addrPort(a, p []byte) netip.AddrPort {
 
 // through is one connection of the duct, established.
 type through struct {
-	d             *duct
-	client, own   netip.AddrPort
-	cseq, bseq    uint32 // next of the client, and of the backend
-	iss, bss      uint32 // ours toward the client, and toward the backend, plus one: next
-	cack, backack uint32
+	d           *duct
+	client, own netip.AddrPort
+	cseq, bseq  uint32 // next of the client, and of the backend
+	iss, bss    uint32 // ours toward the client, and toward the backend, plus one: next
 }
 
 // open makes a connection: SYN, SYN-ACK, ACK. It is nil if the table did not

@@ -66,6 +66,12 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 			return a, v
 		}
 	}
+	if p.repeatsAnswer(s) {
+		if !p.forward(fr, l, s, now) {
+			return a, frame.Drop
+		}
+		return a, frame.Forward
+	}
 	if s.flags&(rst|syn) != 0 {
 		return p.interrupt(fr, l, s, now)
 	}
@@ -95,6 +101,9 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 	if m.sndWnd == 0 && m.closedWnd != 0 && s.seq == f.expected(m)-1 && s.size == 0 {
 		m.flags |= zeroWindow // a probe of a closed window: there is something to send
 	}
+	if f.has(turning) && p.asksAgain(s) && p.partTurning(now) {
+		return p.alone(s, now)
+	}
 	was, mwas := f.state, m.state
 	f.received(s, now)
 	if !p.forward(fr, l, s, now) {
@@ -107,6 +116,14 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 	}
 	p.advance(was, mwas, now)
 	return a, frame.Forward
+}
+
+// repeatsAnswer reports whether a backend repeats its SYN-ACK to a client who has
+// not acknowledged it: that is for the client. An ACK of ours would end the
+// backend's handshake before the client's.
+func (p *pairing) repeatsAnswer(s *segment) bool {
+	f := p.f
+	return s.flags&(syn|ack|rst) == syn|ack && f.has(dialled) && p.m.state == SynReceived && s.seq == f.irs && s.ack == f.iss+1
 }
 
 // offered is the window that we have told the peer last, in bytes.

@@ -193,7 +193,7 @@ func (t *Table) deadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool) {
 		since = uint32(f.began/1e6) + f.entered[f.state] - 1 // a repeated SYN is no progress
 	}
 	due = since + uint32(limit.Milliseconds())
-	if f.has(zeroWindow) && f.closedWnd != 0 && p.ZeroWindow > 0 && f.state != TimeWait {
+	if f.has(zeroWindow) && f.closedWnd != 0 && p.ZeroWindow > 0 && f.state.synchronized() && f.state != TimeWait {
 		if at := f.closedWnd + uint32(p.ZeroWindow.Milliseconds()); !ok || int32(at-due) < 0 {
 			return at, tcpinfo.ZeroWindow, true
 		}

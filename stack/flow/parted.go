@@ -11,7 +11,8 @@ import (
 // How the table ends a carried connection by its own will:
 //
 //	carried -- End "fin" --> shut: windows are closed until nothing is under way
-//	        -- End "turn" -> turning: until an answer is acknowledged, shut if that takes long
+//	        -- End "turn" -> turning: until an answer is over, shut if that takes long: nothing has
+//	           moved for a while after it was acknowledged, or the client asks again, unheard
 //	        -- a moment in which nothing is under way --> parted: FIN to both peers
 //	parted: each peer is answered alone, our FIN repeated, what it still sends dropped
 //	        -- both have ended, or RST when the grace is over --> told to the owner
@@ -31,7 +32,12 @@ type end struct {
 	by    uint32 // millisecond of the table: patience is over
 	grace time.Duration
 	turn  bool
+	still uint32 // turning: millisecond since which nothing is under way behind an answer; 0 is not so
 }
+
+// answerPause is for how long nothing must move after an answer for it to be over:
+// its next segment may be on its way.
+const answerPause = 20 * time.Millisecond
 
 func (e *ends) init() { e.of = make(map[key]*end) }
 
@@ -84,12 +90,15 @@ func (p *pairing) endBy(how tcpinfo.CarriedEnd, now instant) {
 				p.rearm(f, now)
 			}
 		}
-	case how.How == "turn" && !(p.quiet() && p.client.has(answeredLast)):
-		p.wait(end{how.Why, now.ms + milliseconds(how.Patience), how.Grace, true}, turning, now)
+	case how.How == "turn":
+		p.wait(end{how.Why, now.ms + milliseconds(how.Patience), how.Grace, true, 0}, turning, now)
+		if p.quiet() {
+			p.turned(now)
+		}
 	case p.quiet():
 		p.part(how.Why, by, now)
 	default:
-		p.wait(end{how.Why, now.ms + milliseconds(how.Patience), how.Grace, false}, shut, now)
+		p.wait(end{how.Why, now.ms + milliseconds(how.Patience), how.Grace, false, 0}, shut, now)
 	}
 }
 
@@ -108,9 +117,29 @@ func (p *pairing) wait(e end, how flags, now instant) {
 // turned is called when nothing is under way on a connection that is to end.
 func (p *pairing) turned(now instant) {
 	e, ok := p.t.ends.get(&p.client.key)
-	if ok && (!e.turn || p.client.has(answeredLast)) {
+	switch {
+	case !ok:
+	case !e.turn:
+		p.part(e.why, now.ms+milliseconds(e.grace), now)
+	case p.client.has(answeredLast):
+		e.still = max(now.ms, 1)
+		p.t.ends.put(&p.client.key, e)
+		p.rearm(p.client, now)
+	}
+}
+
+// asksAgain reports whether a segment begins a request behind an answer.
+func (p *pairing) asksAgain(s *segment) bool {
+	return p.f == p.client && p.client.has(answeredLast) && p.quiet() && s.size > 0 && s.seq == p.f.expected(p.m)
+}
+
+// partTurning parts a connection that waits for the end of an answer.
+func (p *pairing) partTurning(now instant) bool {
+	e, ok := p.t.ends.get(&p.client.key)
+	if ok {
 		p.part(e.why, now.ms+milliseconds(e.grace), now)
 	}
+	return ok
 }
 
 // impatient is called when an end has waited long enough.
@@ -118,12 +147,16 @@ func (p *pairing) impatient(now instant) {
 	e, ok := p.t.ends.get(&p.client.key)
 	switch {
 	case !ok:
+	case e.turn && int32(now.ms-e.by) < 0 && !(p.quiet() && p.client.has(answeredLast)):
+		e.still = 0 // it has gone on
+		p.t.ends.put(&p.client.key, e)
+		p.rearm(p.client, now)
 	case p.quiet():
 		p.part(e.why, now.ms+milliseconds(e.grace), now)
 	case e.turn:
 		more := max(e.grace/2, 100*time.Millisecond)
 		p.t.ends.take(&p.client.key)
-		p.wait(end{e.why, now.ms + milliseconds(more), e.grace - more, false}, shut, now)
+		p.wait(end{e.why, now.ms + milliseconds(more), e.grace - more, false, 0}, shut, now)
 	default:
 		p.blame(e.why)
 		p.resetBoth(now)
