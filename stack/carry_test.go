@@ -540,3 +540,60 @@ func TestWhatComesBeforeTheSpliceIsNotLost(t *testing.T) {
 		t.Errorf("it ended as %s", brief(e))
 	}
 }
+
+// A backend that sends without a pause is cut, and both peers get FIN in time.
+func TestCarriedStreamIsCut(t *testing.T) {
+	b := newBetween(t, false, nil)
+	s, err := lab.Serve(limit(t), b.server, netip.AddrPortFrom(server4, 7).String(), streamUntilEOF)
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, s)
+	at := netip.AddrPortFrom(wan4, 7)
+	b.carry(t, at, netip.AddrPortFrom(server4, 7), tcpinfo.Splice)
+	c := b.dialled(t, at)
+	done := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, c)
+		_ = c.Close()
+		done <- err
+	}()
+	var ref tcpinfo.CarriedRef
+	within(t, 5*time.Second, "bytes that move", func() (ok bool) {
+		b.flows.ListCarried("test", func(v *tcpinfo.Carried) { ref, ok = v.Ref, v.Client.Sent > 1<<20 })
+		return ok
+	})
+	began := time.Now()
+	b.flows.End(ref, tcpinfo.CarriedEnd{How: "turn", Why: tcpinfo.DrainDeadline, Patience: 200 * time.Millisecond, Grace: 4 * time.Second})
+	if err := <-done; err != nil {
+		t.Errorf("the client read %v, want FIN", err)
+	}
+	e := b.owner.end(t, 1)
+	if took := time.Since(began); took > 4200*time.Millisecond {
+		t.Errorf("that took %s, want patience and grace at most", took)
+	}
+	if e.Backend.Reset || e.Client.Reset {
+		t.Errorf("it ended as %s, want FIN to both", brief(e))
+	}
+}
+
+// streamUntilEOF sends until its client has finished.
+func streamUntilEOF(c net.Conn) error {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, c) // what ends the reading ends the stream
+	}()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return nil
+		case <-tick.C:
+			if _, err := c.Write(make([]byte, 64<<10)); err != nil {
+				return err
+			}
+		}
+	}
+}

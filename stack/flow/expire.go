@@ -27,7 +27,7 @@ var limitRules = [...]tcpinfo.Rule{
 	tcpinfo.FinWait1, tcpinfo.Closing, tcpinfo.LastAck, tcpinfo.CloseWait, tcpinfo.ZeroWindow, tcpinfo.SynRetries,
 	// Of carried connections besides:
 	tcpinfo.Keepalive, tcpinfo.UserTimeout, tcpinfo.MaxRetries, tcpinfo.FinWait2, tcpinfo.IdleTimeout, tcpinfo.HalfClose,
-	tcpinfo.ConnectTimeout, tcpinfo.Refused, tcpinfo.Drained, tcpinfo.DrainDeadline, tcpinfo.Killed, tcpinfo.Stopped, tcpinfo.AddressLost,
+	tcpinfo.ConnectTimeout, tcpinfo.Refused, tcpinfo.Drained, tcpinfo.DrainDeadline, tcpinfo.Killed, tcpinfo.Stopped, tcpinfo.AddressLost, tcpinfo.TableFull,
 }
 
 // ruleNumber is what Flow.endedBy keeps of a rule.

@@ -124,7 +124,7 @@ func (p *pairing) turned(now instant) {
 	case p.client.has(answeredLast):
 		e.still = max(now.ms, 1)
 		p.t.ends.put(&p.client.key, e)
-		p.rearm(p.client, now)
+		p.sooner(p.client, now) // never later: quiet moments may follow each other for ever
 	}
 }
 
