@@ -227,9 +227,19 @@ func installHAProxy(say progress) {
 		return
 	}
 	say.line("HAProxy is missing: apt-get install -y haproxy")
-	cmd := exec.Command("apt-get", "install", "-y", "-q", "haproxy")
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out, err := aptGet("install", "-y", "-q", "haproxy")
+	if err != nil { // a fresh machine has no lists of packages yet
+		if out, err = aptGet("update", "-q"); err == nil {
+			out, err = aptGet("install", "-y", "-q", "haproxy")
+		}
+	}
+	if err != nil {
 		say.line("it could not be installed: %v\n%s", err, out)
 	}
+}
+
+func aptGet(args ...string) (out []byte, err error) {
+	cmd := exec.Command("apt-get", args...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	return cmd.CombinedOutput()
 }

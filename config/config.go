@@ -16,6 +16,8 @@ type Config struct {
 	Drain      Drain
 	Admin      Admin
 	State      State
+	Carried    Carried
+	Time       Time
 
 	warnings []Error
 }
@@ -32,6 +34,7 @@ type Interface struct {
 	MTU       int            // bytes; 0 leaves the card's MTU
 	Queues    int            // rx sockets in one PACKET_FANOUT group; 0 picks by cores
 	AcceptRA  bool           // IPv6 router advertisements are obeyed (RFC 4861 6.3)
+	DHCP      bool           // one more IPv4 address comes from a DHCP server (RFC 2131)
 	Pos       Pos
 }
 
@@ -65,7 +68,7 @@ type Listen struct {
 	Interface string     // "" when an address was given
 	Addr      netip.Addr // zero when an interface was named
 	Port      uint16
-	Addrs     []netip.AddrPort // what this means: one per address of the interface
+	Addrs     []netip.AddrPort // what this means: one per address of the interface in the file; see Service.With
 	Pos       Pos
 }
 
@@ -86,13 +89,41 @@ type Drain struct {
 
 // Admin is where the daemon answers the command line.
 type Admin struct {
-	Socket string // unix socket path; "" = off
+	Socket  string // unix socket path; "" = off
+	SSH     SSH
+	Console Console
+}
+
+// SSH is where the command line is served on a network, and for whom.
+type SSH struct {
+	Listen             []Listen // none = off
+	AuthorizedKeys     []string // lines of ssh-keygen
+	AuthorizedKeysFile string   // more of them; "" = none
+	HostKey            string   // "" = in the state directory
+}
+
+// Console is how one logs in on a serial line.
+type Console struct {
+	PasswordHash string // bcrypt; "" = that in the state directory, if there is one
 }
 
 // State says what the daemon remembers in its state directory.
 type State struct {
 	Journal         bool          // which connections are alive, so that a start after a crash can end them
 	JournalInterval time.Duration // how often it is written at most, 1s or more
+}
+
+// Carried bounds what the flow table carries without the stack.
+type Carried struct {
+	Max  int    // connections at once; some 500 bytes each
+	Full string // what a further client gets: "refuse", "relay" or "oldest", who pushes the one out that has been idle for longest
+}
+
+// Time says whom to ask for the time.
+type Time struct {
+	Asked   bool             // there is such a section
+	Servers []netip.AddrPort // NTP; none = those of DHCP
+	Set     bool             // the clock is set by them
 }
 
 // Pos is a place in the configuration file.

@@ -2,8 +2,6 @@ package config
 
 import (
 	"fmt"
-	"path"
-	"strings"
 	"time"
 )
 
@@ -91,42 +89,5 @@ func (v value) drainKeys(d *Drain, more ...field) {
 	}
 	if d.Min > d.Max {
 		wrong("min", "max", "%s, longer than max, %s", d.Min, d.Max)
-	}
-}
-
-func (p *parser) admin(v value) Admin {
-	a := Admin{Socket: DefaultSocket}
-	if !v.present() {
-		return a
-	}
-	if v.off() {
-		return Admin{}
-	}
-	v.mapping(field{"socket", func(v value) { v.socket(&a.Socket) }})
-	return a
-}
-
-// socket decodes the path of a unix socket, or off.
-func (v value) socket(dst *string) {
-	const longest = 107 // unix(7): sun_path has 108 bytes with the final NUL
-	if v.off() {
-		*dst = ""
-		return
-	}
-	text, ok := v.text("an absolute path, or off")
-	switch {
-	case !ok:
-	case strings.ContainsFunc(text, invisible):
-		v.failf("%s has an invisible character in it", quote(text))
-	case !path.IsAbs(text):
-		v.failf("%s is not an absolute path; it starts with /", quote(text))
-	case path.Clean(text) != text:
-		v.failf("%s is not a clean path of a file; write %s", quote(text), path.Clean(text))
-	case text == "/":
-		v.failf("%s is a directory", quote(text))
-	case len(text) > longest:
-		v.fail(fmt.Sprintf("the path has %d bytes, more than a unix socket can have", len(text)), fmt.Sprintf("up to %d bytes", longest))
-	default:
-		*dst = text
 	}
 }

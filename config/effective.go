@@ -14,15 +14,19 @@ import (
 // Effective renders the whole configuration with every default filled in, as
 // a file that Parse takes and that means the same.
 func (c *Config) Effective() ([]byte, error) {
-	root := block(
-		pair{"interfaces", c.interfacesNode()},
-		pair{"policies", c.policiesNode()},
-		pair{"services", c.servicesNode()},
-		pair{"drain", c.Drain.node()},
-		pair{"admin", c.Admin.node()},
-		pair{"state", c.State.node()},
-	)
-	text, err := yaml.Dump(root)
+	pairs := []pair{
+		{"interfaces", c.interfacesNode()},
+		{"policies", c.policiesNode()},
+		{"services", c.servicesNode()},
+		{"drain", c.Drain.node()},
+		{"admin", c.Admin.node()},
+		{"state", c.State.node()},
+		{"carried", flow(pair{"max", number(c.Carried.Max)}, pair{"full", word(c.Carried.Full)})},
+	}
+	if c.Time.Asked {
+		pairs = append(pairs, pair{"time", c.Time.node()})
+	}
+	text, err := yaml.Dump(block(pairs...))
 	if err != nil {
 		return nil, fmt.Errorf("render the configuration: %w", err)
 	}
@@ -98,7 +102,13 @@ func (c *Config) interfacesNode() *yaml.Node {
 }
 
 func (i Interface) node() *yaml.Node {
-	pairs := []pair{{"addresses", sequence(yaml.FlowStyle, words(i.Addresses)...)}}
+	var pairs []pair
+	if len(i.Addresses) > 0 {
+		pairs = append(pairs, pair{"addresses", sequence(yaml.FlowStyle, words(i.Addresses)...)})
+	}
+	if i.DHCP {
+		pairs = append(pairs, pair{"dhcp", truth(true)})
+	}
 	if len(i.Gateways) > 0 {
 		pairs = append(pairs, pair{"gateway", sequence(yaml.FlowStyle, words(i.Gateways)...)})
 	}
@@ -261,7 +271,34 @@ func (a Admin) node() *yaml.Node {
 	if a.Socket == "" {
 		return span(Off)
 	}
-	return flow(pair{"socket", word(a.Socket)})
+	pairs := []pair{{"socket", word(a.Socket)}}
+	if len(a.SSH.Listen) > 0 {
+		pairs = append(pairs, pair{"ssh", a.SSH.node()})
+	}
+	if a.Console.PasswordHash != "" {
+		pairs = append(pairs, pair{"console", flow(pair{"password_hash", word(a.Console.PasswordHash)})})
+	}
+	if len(pairs) == 1 {
+		return flow(pairs...)
+	}
+	return block(pairs...)
+}
+
+func (s SSH) node() *yaml.Node {
+	pairs := []pair{{"listen", sequence(yaml.FlowStyle, words(s.Listen)...)}}
+	if len(s.AuthorizedKeys) > 0 {
+		keys := make([]*yaml.Node, len(s.AuthorizedKeys))
+		for i, k := range s.AuthorizedKeys {
+			keys[i] = word(k)
+		}
+		pairs = append(pairs, pair{"authorized_keys", sequence(0, keys...)})
+	}
+	for _, p := range []struct{ key, path string }{{"authorized_keys_file", s.AuthorizedKeysFile}, {"host_key", s.HostKey}} {
+		if p.path != "" {
+			pairs = append(pairs, pair{p.key, word(p.path)})
+		}
+	}
+	return block(pairs...)
 }
 
 func (s State) node() *yaml.Node {

@@ -10,7 +10,12 @@ import (
 
 // meaning is a configuration without the places it was written at.
 func meaning(c *config.Config) config.Config {
-	m := config.Config{Drain: c.Drain, Admin: c.Admin, State: c.State, Policies: map[string]config.Policy{}}
+	m := config.Config{Drain: c.Drain, Admin: c.Admin, State: c.State, Time: c.Time, Policies: map[string]config.Policy{}}
+	m.Admin.SSH.Listen = nil
+	for _, l := range c.Admin.SSH.Listen {
+		l.Pos = config.Pos{}
+		m.Admin.SSH.Listen = append(m.Admin.SSH.Listen, l)
+	}
 	for _, iface := range c.Interfaces {
 		iface.Pos = config.Pos{}
 		m.Interfaces = append(m.Interfaces, iface)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // network is what the interfaces of a file add up to.
@@ -79,11 +81,10 @@ func (n *network) iface(v value) Interface {
 		field{"mtu", nil},
 		field{"queues", func(v value) { v.integer(&iface.Queues, 0, maxQueues) }},
 		field{"accept_ra", func(v value) { v.boolean(&iface.AcceptRA) }},
-		field{"dhcp", (value).refuseDHCP},
+		field{"dhcp", func(v value) { v.boolean(&iface.DHCP) }},
 	)
-	_, dhcp := found["dhcp"]
-	if _, ok := found["addresses"]; !ok && !dhcp && v.isMapping() {
-		v.missing("addresses", "the interface has no addresses; give it at least one, as in addresses: [10.0.0.1/24]")
+	if _, ok := found["addresses"]; !ok && !iface.DHCP && !iface.AcceptRA && v.isMapping() && found["dhcp"].plain() {
+		v.missing("addresses", "the interface has no addresses; give it at least one, as in addresses: [10.0.0.1/24], or dhcp: true")
 	}
 	if gateway := found["gateway"]; gateway.present() && gateway.usable() {
 		n.gateway(&iface, gateway)
@@ -122,12 +123,10 @@ func nameProblem(name string) string {
 	return ""
 }
 
-func (v value) refuseDHCP() {
-	var dhcp bool
-	v.boolean(&dhcp)
-	if dhcp {
-		v.failf("this version wants static addresses; replace dhcp by addresses: [...] and gateway")
-	}
+// plain reports whether a switch is off as it should be written, or left out:
+// what else it says was reported.
+func (v value) plain() bool {
+	return !v.present() || v.node.Kind == yaml.ScalarNode && v.node.ShortTag() == "!!bool"
 }
 
 func (n *network) addresses(iface *Interface, v value) {

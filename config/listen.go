@@ -163,3 +163,24 @@ func (n *network) places() string {
 	}
 	return list(places)
 }
+
+// With is the service listening also on addresses that interfaces have besides
+// those of the file, from DHCP or router advertisements; extra is by interface.
+func (s Service) With(extra map[string][]netip.Addr) Service {
+	s.Listen = slices.Clone(s.Listen)
+	for i := range s.Listen {
+		s.Listen[i].Addrs = s.Listen[i].with(extra[s.Listen[i].Interface])
+	}
+	return s
+}
+
+// with is where the place means with more addresses of its interface.
+func (l Listen) with(extra []netip.Addr) []netip.AddrPort {
+	all := slices.Clone(l.Addrs)
+	for _, a := range extra {
+		if addr := netip.AddrPortFrom(a, l.Port); !slices.Contains(all, addr) {
+			all = append(all, addr)
+		}
+	}
+	return all
+}

@@ -10,7 +10,7 @@ import (
 )
 
 // sections are the keys of the file.
-var sections = []string{"interfaces", "policies", "services", "drain", "admin", "state"}
+var sections = []string{"interfaces", "policies", "services", "drain", "admin", "state", "carried", "time"}
 
 // Load reads and checks a file. The error is an Errors with everything that is
 // wrong with it.
@@ -67,6 +67,8 @@ func (p *parser) config(c *Config, root value) {
 	c.Policies = p.policies(found["policies"])
 	c.Services = p.services(found["services"], &net, c.Policies)
 	c.Drain = p.drain(found["drain"])
-	c.Admin = p.admin(found["admin"])
+	c.Admin = p.admin(found["admin"], &net, c.Services)
 	c.State = p.state(found["state"])
+	c.Carried = p.carried(found["carried"])
+	c.Time = p.time(found["time"])
 }

@@ -41,8 +41,16 @@ func (n *network) nextHop(iface *Interface, a netip.Addr, v value) bool {
 	if linkLocal6(a) && (iface.AcceptRA || slices.ContainsFunc(iface.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })) {
 		return true
 	}
-	if len(iface.Addresses) > 0 { // otherwise its addresses were reported
-		v.fail(fmt.Sprintf("%s is in no subnet of %s, so nothing can be sent to it", a, iface.Name), "an address in "+list(subnetNames(iface)))
+	if iface.DHCP && a.Is4() && len(iface.Addresses) == 0 {
+		v.failf("the subnet of %s comes from DHCP, and so do its gateway and routes; leave this out", iface.Name)
+		return false
+	}
+	if len(iface.Addresses) > 0 || iface.DHCP || iface.AcceptRA { // otherwise its addresses were reported
+		allowed := ""
+		if len(iface.Addresses) > 0 {
+			allowed = "an address in " + list(subnetNames(iface))
+		}
+		v.fail(fmt.Sprintf("%s is in no subnet of %s, so nothing can be sent to it", a, iface.Name), allowed)
 	}
 	return false
 }
@@ -147,6 +155,9 @@ func (n *network) unreachable(a netip.Addr) string {
 	}
 	if _, ok := n.gateways[family(a)]; ok {
 		return ""
+	}
+	if a.Is4() && slices.ContainsFunc(n.interfaces, func(i Interface) bool { return i.DHCP }) {
+		return "" // the server may name a router
 	}
 	if a.Is6() && slices.ContainsFunc(n.interfaces, func(i Interface) bool { return i.AcceptRA }) {
 		return "" // a router may announce itself

@@ -158,8 +158,13 @@ func (p *parser) checkListeners(drafts []serviceDraft) {
 		pos     Pos
 	}
 	taken := map[netip.AddrPort]owner{}
+	places := map[string]owner{} // an interface may have no address yet
 	for _, d := range drafts {
 		for i, l := range d.Listen {
+			if other, ok := places[l.String()]; ok && len(l.Addrs) == 0 {
+				d.listenAt[i].failf("service %s listens on %s already, at line %d", other.service, l, other.pos.Line)
+			}
+			places[l.String()] = owner{d.Name, l.Pos}
 			for _, addr := range l.Addrs {
 				if other, ok := taken[addr]; ok {
 					d.listenAt[i].failf("service %s listens on %s already, at line %d", other.service, addr, other.pos.Line)

@@ -19,6 +19,8 @@ type Counters struct {
 	RxMalformed    uint64 `json:"rx_malformed"`    // no whole IP packet, or wrong header checksum
 	RxBadChecksum  uint64 `json:"rx_bad_checksum"` // wrong TCP or UDP checksum
 	RxUnsupported  uint64 `json:"rx_unsupported"`  // a super-frame that is not TCP
+	RxPieces       uint64 `json:"rx_pieces"`       // IP fragments of TCP segments that had to wait for others
+	RxBadPieces    uint64 `json:"rx_bad_pieces"`   // IP fragments of TCP segments that fit none, or waited in vain
 	RxFiltered     uint64 `json:"rx_filtered"`     // dropped by the filter
 	RxCarried      uint64 `json:"rx_carried"`      // taken by the filter
 	RxDetached     uint64 `json:"rx_detached"`     // no stack attached
@@ -42,6 +44,7 @@ type counters struct {
 	rxTruncated, rxRunt, rxOtherHost, rxOwnSource, rxVLAN  atomic.Uint64
 	rxUnknownType, rxMalformed, rxBadChecksum, rxUnsupport atomic.Uint64
 	rxFiltered, rxCarried, rxDetached, rxErrors            atomic.Uint64
+	rxPieces, rxBadPieces                                  atomic.Uint64
 	txFrames, txBytes, txSuper, txFiltered, txCarried      atomic.Uint64
 	txNoBuffer, txLinkDown, txTooBig, txError, linkChanges atomic.Uint64
 }
@@ -54,7 +57,7 @@ func (c *counters) snapshot() Counters {
 		RxUnknownType: c.rxUnknownType.Load(), RxMalformed: c.rxMalformed.Load(),
 		RxBadChecksum: c.rxBadChecksum.Load(), RxUnsupported: c.rxUnsupport.Load(),
 		RxFiltered: c.rxFiltered.Load(), RxCarried: c.rxCarried.Load(), RxDetached: c.rxDetached.Load(),
-		RxErrors: c.rxErrors.Load(),
+		RxErrors: c.rxErrors.Load(), RxPieces: c.rxPieces.Load(), RxBadPieces: c.rxBadPieces.Load(),
 		TxFrames: c.txFrames.Load(), TxBytes: c.txBytes.Load(), TxSuperFrames: c.txSuper.Load(),
 		TxFiltered: c.txFiltered.Load(), TxCarried: c.txCarried.Load(),
 		TxDropNoBuffer: c.txNoBuffer.Load(), TxDropLinkDown: c.txLinkDown.Load(),

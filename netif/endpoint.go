@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,8 +26,11 @@ type EndpointOptions struct {
 	// from Sockets there. They are used instead of new ones, whatever Queues
 	// says, and are the Endpoint's to close.
 	Inherited []*os.File
-	Paused    bool         // begin as Pause and Mute leave it
-	Log       *slog.Logger // nil discards
+	Paused    bool // begin as Pause and Mute leave it
+	// OnLink is told when the link goes up or down after Open; it must not block. nil
+	// is nobody.
+	OnLink func(up bool)
+	Log    *slog.Logger // nil discards
 }
 
 // Endpoint moves the frames of one network card between the kernel's driver
@@ -39,6 +43,7 @@ type Endpoint struct {
 	name   string
 	filter frame.Filter
 	log    *slog.Logger
+	onLink func(up bool)
 	count  counters
 	mtu    atomic.Uint32
 	mac    atomic.Pointer[[6]byte]
@@ -46,6 +51,7 @@ type Endpoint struct {
 	paused atomic.Bool
 	txq    *txQueue
 	ports  atomic.Pointer[map[uint16]*Port]
+	pieces pieces
 	// verify makes the stack check checksums itself: see deliverFragment.
 	verify   atomic.Bool
 	verifyMu sync.RWMutex
@@ -63,7 +69,10 @@ type Endpoint struct {
 // Open starts moving frames of the card called name. Until a Port is attached
 // to a stack, frames are received, counted and dropped.
 func Open(name string, o EndpointOptions) (*Endpoint, error) {
-	e := &Endpoint{name: name, filter: o.Filter, log: o.Log, nqueue: o.Queues, heirs: o.Inherited, done: make(chan struct{})}
+	e := &Endpoint{name: name, filter: o.Filter, log: o.Log, onLink: o.OnLink, nqueue: o.Queues, heirs: o.Inherited, done: make(chan struct{})}
+	if e.onLink == nil {
+		e.onLink = func(bool) {}
+	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -203,6 +212,15 @@ func (e *Endpoint) Sockets() (files []*os.File, err error) {
 
 // Name is the kernel's name of the card.
 func (e *Endpoint) Name() string { return e.name }
+
+// MAC is the card's address at the moment.
+func (e *Endpoint) MAC() net.HardwareAddr {
+	mac := e.mac.Load()
+	if mac == nil {
+		return nil
+	}
+	return slices.Clone(mac[:])
+}
 
 // MTU is the card's, in bytes of a network packet.
 func (e *Endpoint) MTU() uint32 { return e.mtu.Load() }

@@ -260,39 +260,72 @@ func TestTaggedFrameGoesToItsVLANsPort(t *testing.T) {
 	}
 }
 
-func TestReassembledPacketIsVerified(t *testing.T) {
+// A TCP segment in pieces is one for the filter and the stack, and its checksum
+// is verified as that of any other.
+func TestASegmentInPiecesIsPutTogetherAndVerified(t *testing.T) {
+	for family, whole := range someSegments(20_000) { // more than is copied from its buffer
+		for name, damage := range map[string]byte{"intact": 0, "corrupt": 1} {
+			t.Run(family+" "+name, func(t *testing.T) {
+				q := offline(t)
+				s := listenAll(t, q.e)
+				seen := &seeing{}
+				q.e.filter = seen
+				p := append([]byte(nil), whole...)
+				p[len(p)-1] ^= damage
+				kind := uint16(frame.TypeIPv4)
+				if p[0]>>4 == 6 {
+					kind = frame.TypeIPv6
+				}
+				all := cut(p, 1480, 9)
+				for i, part := range all {
+					q.put(i, frame.Header{}, ethernet(kind), part, nil)
+				}
+				q.handle(len(all))
+				if len(*seen) != 1 || (*seen)[0] != len(p) {
+					t.Errorf("the filter saw packets of %v bytes, want one of %d", *seen, len(p))
+				}
+				c := q.e.count.snapshot()
+				if c.RxPieces != uint64(len(all)-1) || c.RxBadChecksum != uint64(damage) || c.RxBadPieces != 0 {
+					t.Errorf("counted are %+v", c)
+				}
+				if got, want := s.Stats().TCP.ValidSegmentsReceived.Value(), uint64(1-damage); got != want {
+					t.Errorf("TCP took %d segments, want %d", got, want)
+				}
+			})
+		}
+	}
+}
+
+// seeing is a filter that notes the sizes of what comes in.
+type seeing []int
+
+func (s *seeing) Inbound(f *frame.Frame) frame.Verdict {
+	*s = append(*s, len(f.Net))
+	return frame.Pass
+}
+
+func (s *seeing) Outbound(*frame.Frame) frame.Verdict { return frame.Pass }
+
+// What is not TCP is put together and verified by the stack.
+func TestADatagramInPiecesIsVerifiedByTheStack(t *testing.T) {
 	for name, damage := range map[string]byte{"intact": 0, "corrupt": 1} {
 		t.Run(name, func(t *testing.T) {
 			q := offline(t)
 			s := listenAll(t, q.e)
-			whole := tcp4(syn, 1, make([]byte, 64))
+			whole := datagram4(make([]byte, 64))
 			whole[len(whole)-1] ^= damage
-			for i, part := range fragments4(whole, 48) {
+			for i, part := range cut(whole, 48, 7) {
 				q.put(i, frame.Header{}, ethernet(frame.TypeIPv4), part, nil)
 			}
 			q.handle(2)
-			if got, want := s.Stats().TCP.ChecksumErrors.Value(), uint64(damage); got != want {
-				t.Errorf("TCP saw %d wrong checksums, want %d", got, want)
+			if got, want := s.Stats().UDP.ChecksumErrors.Value(), uint64(damage); got != want {
+				t.Errorf("UDP saw %d wrong checksums, want %d", got, want)
 			}
 			if got := s.Stats().IP.PacketsReceived.Value(); got != 2 {
 				t.Errorf("the stack got %d fragments, want 2", got)
 			}
 		})
 	}
-}
-
-// fragments4 cuts an IPv4 packet in two behind size bytes of payload.
-func fragments4(p []byte, size int) [][]byte {
-	first := append([]byte(nil), p[:20+size]...)
-	first[5], first[6] = 7, 0x20
-	second := append(append([]byte(nil), p[:20]...), p[20+size:]...)
-	second[5], second[7] = 7, byte(size/8)
-	for _, f := range [][]byte{first, second} {
-		binary.BigEndian.PutUint16(f[2:], uint16(len(f)))
-		f[10], f[11] = 0, 0
-		binary.BigEndian.PutUint16(f[10:], ^frame.Sum(f[:20], 0))
-	}
-	return [][]byte{first, second}
 }
 
 // TestRandomFramesCrashNothing feeds ten million random and mutated frames to
@@ -383,4 +416,20 @@ func BenchmarkHandleToStack(b *testing.B) {
 		q.handle(rxBatch)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*rxBatch), "ns/frame")
+}
+
+// datagram4 is a UDP datagram of the peer's.
+func datagram4(payload []byte) []byte {
+	p := make([]byte, 28, 28+len(payload))
+	p[0], p[8], p[9] = 0x45, 64, frame.ProtoUDP
+	copy(p[12:], peer4[:])
+	copy(p[16:], our4[:])
+	binary.BigEndian.PutUint16(p[20:], 40000)
+	binary.BigEndian.PutUint16(p[22:], 80)
+	binary.BigEndian.PutUint16(p[24:], uint16(8+len(payload)))
+	p = finish(append(p, payload...), 4)
+	if l, ok := frame.Parse(p); ok {
+		binary.BigEndian.PutUint16(p[26:], l.TransportSum(p))
+	}
+	return p
 }

@@ -18,7 +18,7 @@ import (
 
 // The way of a received frame, in the order of this file:
 //
-//	run -> receive (recvmmsg) -> handle -> admit -> Filter.Inbound -> checksums -> deliver
+//	run -> receive (recvmmsg) -> handle -> admit -> gather -> Filter.Inbound -> checksums -> deliver
 const (
 	// rxBatch frames are received with one call: enough to share its cost,
 	// few enough that a batch of super-frames stays in the cache's reach.
@@ -162,7 +162,7 @@ func (q *rxQueue) handle(n int) {
 	for i := range n {
 		size := int(q.msgs[i].len)
 		bytes += uint64(size)
-		if !q.admit(&q.slots[i], &q.msgs[i], size) {
+		if !q.admit(&q.slots[i], &q.msgs[i], size) || inPieces(&q.frame) && !q.gather() {
 			continue
 		}
 		if q.e.filter != nil {
@@ -248,6 +248,33 @@ func (q *rxQueue) admit(s *rxSlot, m *mmsghdr, size int) bool {
 			c.rxUnsupport.Add(1)
 			return false
 		}
+	}
+	return true
+}
+
+// inPieces reports whether a frame carries a part of an IP packet.
+func inPieces(f *frame.Frame) bool {
+	if len(f.Net) < 40 {
+		return len(f.Net) >= 20 && f.Net[0]>>4 == 4 && binary.BigEndian.Uint16(f.Net[6:])&0x3fff != 0
+	}
+	const fragment = 44 // RFC 8200, 4.5
+	return f.Net[0]>>4 == 4 && binary.BigEndian.Uint16(f.Net[6:])&0x3fff != 0 || f.Net[0]>>4 == 6 && f.Net[6] == fragment
+}
+
+// gather takes a frame with a piece of a packet, and reports whether there is
+// something to go on with: a piece for the stack, or now the whole packet.
+func (q *rxQueue) gather() bool {
+	what, lost := q.e.pieces.take(&q.frame)
+	if lost > 0 {
+		q.e.count.rxBadPieces.Add(uint64(lost))
+	}
+	switch what {
+	case pieceKept:
+		q.e.count.rxPieces.Add(1)
+		return false
+	case pieceBad:
+		q.e.count.rxBadPieces.Add(1)
+		return false
 	}
 	return true
 }
@@ -346,7 +373,7 @@ func (e *Endpoint) Deliver(f *frame.Frame) {
 // it is large and there is one.
 func (q *rxQueue) deliver(s *rxSlot, f *frame.Frame, d gstack.NetworkDispatcher, kind tcpip.NetworkProtocolNumber, fragment bool) {
 	var view *buffer.View
-	if s != nil && len(f.Net) > rxCopy {
+	if s != nil && len(f.Net) > rxCopy && &f.Net[0] == &s.view.AsSlice()[0] {
 		view = s.view
 		view.CapLength(len(f.Net))
 		s.refill()

@@ -148,6 +148,7 @@ func (e *Endpoint) gone() {
 	e.retireLocked()
 	e.up.Store(false)
 	e.count.linkChanges.Add(1)
+	e.onLink(false)
 	e.log.Warn("network card is gone, waiting for it to come back", "nic", e.name)
 }
 
@@ -197,5 +198,6 @@ func (e *Endpoint) learn(a *netlink.LinkAttrs) {
 	if was := e.up.Swap(up); was != up {
 		e.count.linkChanges.Add(1)
 		e.log.Info("link changed", "nic", e.name, "up", up)
+		e.onLink(up)
 	}
 }

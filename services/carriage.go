@@ -58,6 +58,14 @@ func newCarriage(s *Server) *carriage {
 	return c
 }
 
+// Owner is what the Carrier knows the service by: its name, unless another service
+// had that name when it was made.
+func (s *Server) Owner() string { return s.owner }
+
+// OwnAs makes the service the owner of what the process before has carried by that
+// name, before Load.
+func (s *Server) OwnAs(owner string) { s.owner = owner }
+
 // Carrier is what can carry connections of the service, or nil.
 func (s *Server) Carrier() Carrier { return s.carriage.carrier }
 
@@ -69,7 +77,7 @@ func (s *Server) carry(doors []*door, by tcpinfo.Carrier) {
 		return
 	}
 	for _, d := range doors {
-		s.carriage.carrier.Carry(d.listener.Addr(), s.name, by)
+		s.carriage.carrier.Carry(d.listener.Addr(), s.owner, by)
 	}
 }
 
@@ -149,7 +157,7 @@ func (s *Session) Splice() error {
 	s.Client.Conn.Notify(nil)
 	s.Backend.Conn.Notify(nil)
 	c.spliced.Add(1) // its end may be told before Splice returns
-	if err := c.carrier.Splice(s.Client.Conn, s.Backend.Conn, s.server.name); err != nil {
+	if err := c.carrier.Splice(s.Client.Conn, s.Backend.Conn, s.server.owner); err != nil {
 		c.spliced.Add(-1)
 		s.Client.Conn.Notify(func() { s.Wake(ReadyClient) })
 		s.Backend.Conn.Notify(func() { s.Wake(ReadyBackend) })
@@ -244,7 +252,7 @@ func (c *carriage) kill(id uint64, how string) error {
 	if c.carrier == nil {
 		return ErrUnknown
 	}
-	ref, ok := c.carrier.Find(c.server.name, id)
+	ref, ok := c.carrier.Find(c.server.owner, id)
 	if !ok || !c.carrier.End(ref, c.killing(how)) {
 		return ErrUnknown
 	}
@@ -271,7 +279,7 @@ func (c *carriage) drain(id uint64, plan *Plan) error {
 	if c.carrier == nil {
 		return ErrUnknown
 	}
-	if _, ok := c.carrier.Find(c.server.name, id); !ok {
+	if _, ok := c.carrier.Find(c.server.owner, id); !ok {
 		return ErrUnknown
 	}
 	for _, a := range c.aimed() {
@@ -290,7 +298,7 @@ func (c *carriage) aimsAt(a aim, id uint64) (found bool) {
 	if a.conn != 0 {
 		return a.conn == id
 	}
-	c.carrier.Views(c.server.name, func(v *tcpinfo.CarriedView) {
+	c.carrier.Views(c.server.owner, func(v *tcpinfo.CarriedView) {
 		found = found || v.Ref.ID == id && v.Backend == a.backend
 	})
 	return found
@@ -301,7 +309,7 @@ func (c *carriage) leftOf(p *Plan) (n int) {
 	if !slices.ContainsFunc(c.aimed(), func(a aim) bool { return a.plan.account == p.account }) {
 		return 0
 	}
-	c.carrier.Views(c.server.name, func(v *tcpinfo.CarriedView) {
+	c.carrier.Views(c.server.owner, func(v *tcpinfo.CarriedView) {
 		if own := c.own(v.Backend, v.Ref.ID); own != nil && own.account == p.account {
 			n++
 		}
@@ -315,7 +323,7 @@ func (c *carriage) load() int {
 		return 0
 	}
 	var n int64
-	c.carrier.Views(c.server.name, func(v *tcpinfo.CarriedView) {
+	c.carrier.Views(c.server.owner, func(v *tcpinfo.CarriedView) {
 		n++
 		c.count(v.Carrier).Add(1)
 	})
@@ -330,7 +338,7 @@ func (s *Server) CarriedBackends() map[netip.AddrPort]int64 {
 	if s.carriage.carrier == nil {
 		return all
 	}
-	s.carriage.carrier.Views(s.name, func(v *tcpinfo.CarriedView) {
+	s.carriage.carrier.Views(s.owner, func(v *tcpinfo.CarriedView) {
 		if !v.Connecting {
 			all[v.Backend]++
 		}

@@ -117,6 +117,8 @@ var endedBy = map[tcpinfo.Rule]Reason{
 	tcpinfo.DrainDeadline:  DrainDeadline,
 	tcpinfo.Killed:         Killed,
 	tcpinfo.Stopped:        Stopped,
+	tcpinfo.AddressLost:    AddressLost,
+	tcpinfo.TableFull:      TableFull,
 }
 
 // reasonOfCarried is why a carried connection ended: first what the table did by

@@ -14,6 +14,7 @@ import (
 // sessions and its totals, as JSON. Times are those of the loops, which go on in
 // the other process (LoopOptions.Since).
 type Saved struct {
+	Owner    string          `json:"owner"` // Server.Owner
 	Sessions []SavedSession  `json:"sessions"`
 	Counters Counters        `json:"counters"`          // of those that have ended
 	Ledger   []Ended         `json:"ledger"`            // newest first
@@ -104,7 +105,7 @@ func (p *Pipe) Recall(l *Loop, s SavedPipe) {
 
 // Save implements Service.
 func (s *Server) Save() (*Saved, []Conn) {
-	saved := &Saved{Sessions: []SavedSession{}, Counters: s.tally.counters(), Ledger: s.ring.list()}
+	saved := &Saved{Owner: s.owner, Sessions: []SavedSession{}, Counters: s.tally.counters(), Ledger: s.ring.list()}
 	listed := s.plans()
 	slices.Reverse(listed)
 	for _, p := range listed {

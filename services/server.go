@@ -1,6 +1,7 @@
 package services
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 // each connection, spreads them over the loops, and drains.
 type Server struct {
 	name    string
+	owner   string // for the Carrier
 	kind    string
 	set     atomic.Pointer[Settings] // Update replaces them
 	network Network
@@ -58,7 +60,7 @@ type OpenFunc func() (*Session, Runner)
 // NewServer makes a Server that isn't listening yet.
 func NewServer(c config.Service, p config.Policy, env Env, open OpenFunc) *Server {
 	s := &Server{
-		name: c.Name, kind: c.Type, network: env.Network, loops: env.Loops, log: env.Log, open: open, patient: env.Patient,
+		name: c.Name, owner: cmp.Or(env.Owner, c.Name), kind: c.Type, network: env.Network, loops: env.Loops, log: env.Log, open: open, patient: env.Patient,
 		proxies:  c.Type == "proxy",
 		ring:     endedRing{most: ledger(c.Ledger)},
 		idle:     make(chan struct{}, 1),
@@ -223,7 +225,7 @@ func (s *Server) Conns() []Row {
 		rows[i] = v.row(now)
 	}
 	if c := s.carriage.carrier; c != nil {
-		c.List(s.name, func(v *tcpinfo.Carried) { rows = append(rows, s.rowOfCarried(v, now)) })
+		c.List(s.owner, func(v *tcpinfo.Carried) { rows = append(rows, s.rowOfCarried(v, now)) })
 	}
 	return rows
 }
@@ -237,7 +239,7 @@ func (s *Server) HasConn(id uint64) bool {
 	if c == nil {
 		return false
 	}
-	_, ok := c.Find(s.name, id)
+	_, ok := c.Find(s.owner, id)
 	return ok
 }
 
@@ -268,7 +270,7 @@ func (s *Server) Counters() Counters {
 	}
 	spliced, direct := max(s.carriage.spliced.Load(), 0), max(s.carriage.direct.Load(), 0)
 	c.Carried = map[tcpinfo.Carrier]int64{tcpinfo.Relay: max(c.Active-spliced-direct, 0), tcpinfo.Splice: spliced, tcpinfo.Direct: direct}
-	s.carriage.carrier.List(s.name, func(v *tcpinfo.Carried) {
+	s.carriage.carrier.List(s.owner, func(v *tcpinfo.Carried) {
 		c.ToBackend += v.Backend.Sent
 		c.ToClient += v.Client.Sent
 	})

@@ -63,6 +63,9 @@ type Service interface {
 	// Kill ends a live connection, Probe asks whether its peers live; both
 	// return ErrUnknown if the service does not have it.
 	Kill(id uint64, how string) error
+	// Forsake ends the connections that are on an address of ours, with RST, and
+	// returns how many there were.
+	Forsake(addr netip.Addr) int
 	Probe(ctx context.Context, id uint64) (Probed, error)
 }
 
@@ -80,6 +83,7 @@ type Env struct {
 	Network Network
 	Loops   *Loops
 	Log     *slog.Logger // nil is silent
+	Owner   string       // another name than the service's for the Carrier, because one that drains has that; or ""
 	Patient bool         // an address to listen on may be about to become free: wait for it
 	Serving func() bool  // what a health service tells; nil is always
 }

@@ -18,6 +18,7 @@ const (
 	ReadyStop                      // its server stops now
 	ReadyEnd                       // the operator ends it, in order
 	ReadyKill                      // the operator ends it at once
+	ReadyLost                      // an address of ours that it is on goes away
 
 	readyQueued Ready = 1 << 31 // it is in its loop's list
 )

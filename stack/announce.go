@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"slices"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -16,6 +17,13 @@ func (s *Stack) Announce() {
 		for _, p := range linkAddresses(l) {
 			s.announce(s.names[l.Interface.Name], l, p.Addr())
 		}
+	}
+	s.mu.Lock()
+	leases := slices.Clone(s.leases)
+	s.mu.Unlock()
+	for _, l := range leases {
+		id := s.names[l.Interface]
+		s.announce(id, s.cards[id-1], l.Prefix.Addr())
 	}
 }
 

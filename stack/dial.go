@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -59,7 +58,7 @@ var errGroup = errors.New("it is the address of no single host")
 
 // mayDial refuses multicast and broadcast addresses, those of our subnets too.
 func (s *Stack) mayDial(to netip.Addr) error {
-	if to.IsMulticast() || to.IsUnspecified() || to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || slices.Contains(s.broadcasts, to) {
+	if to.IsMulticast() || to.IsUnspecified() || to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || s.broadcasting(to) {
 		return errGroup
 	}
 	return nil

@@ -88,11 +88,23 @@ type answer struct {
 
 // refusal is what an operator reads of an address in use.
 func (a answer) refusal() error {
+	return &InUseError{Addr: a.addr, Interface: a.link, Holder: net.HardwareAddr(a.holder)}
+}
+
+// InUseError says that another host has an address.
+type InUseError struct {
+	Addr      netip.Addr
+	Interface string
+	Holder    net.HardwareAddr // empty if it is not known
+}
+
+// Error is a sentence for the operator.
+func (e *InUseError) Error() string {
 	who := "another host"
-	if a.holder != "" {
-		who = net.HardwareAddr(a.holder).String()
+	if len(e.Holder) > 0 {
+		who = e.Holder.String()
 	}
-	return fmt.Errorf("address %s on %s is already used by %s: give one of the two another address", a.addr, a.link, who)
+	return fmt.Sprintf("address %s on %s is already used by %s: give one of the two another address", e.Addr, e.Interface, who)
 }
 
 // answers collects the results of n questions.
@@ -111,19 +123,28 @@ func (s *Stack) askAll(links []Link) (answers, error) {
 		id := s.names[l.Interface.Name]
 		s.setDAD(id, gstack.DADConfigurations{DupAddrDetectTransmits: conflictProbes, RetransmitTimer: conflictWait})
 		for _, p := range linkAddresses(l) {
-			result := answer{addr: p.Addr(), link: l.Interface.Name}
-			_, err := s.s.CheckDuplicateAddress(id, protocolOf(p.Addr()), tcpip.AddrFromSlice(p.Addr().AsSlice()), func(r gstack.DADResult) {
-				if dup, ok := r.(*gstack.DADDupAddrDetected); ok {
-					result.taken, result.holder = true, dup.HolderLinkAddress
-				}
-				a.ch <- result
-			})
-			if err != nil {
-				return a, fmt.Errorf("ask for address %s on %s: %w", p.Addr(), l.Interface.Name, toError(err))
+			if err := s.ask(id, l.Interface.Name, p.Addr(), a.ch); err != nil {
+				return a, err
 			}
 		}
 	}
 	return a, nil
+}
+
+// ask asks whether somebody holds an address; the answer goes to ch, which has
+// room for it.
+func (s *Stack) ask(id tcpip.NICID, link string, addr netip.Addr, ch chan<- answer) error {
+	result := answer{addr: addr, link: link}
+	_, err := s.s.CheckDuplicateAddress(id, protocolOf(addr), tcpip.AddrFromSlice(addr.AsSlice()), func(r gstack.DADResult) {
+		if dup, ok := r.(*gstack.DADDupAddrDetected); ok {
+			result.taken, result.holder = true, dup.HolderLinkAddress
+		}
+		ch <- result
+	})
+	if err != nil {
+		return fmt.Errorf("ask for address %s on %s: %w", addr, link, toError(err))
+	}
+	return nil
 }
 
 func (a answers) wait(ctx context.Context) error {
@@ -143,13 +164,18 @@ func (a answers) wait(ctx context.Context) error {
 
 func (s *Stack) setDAD(id tcpip.NICID, c gstack.DADConfigurations) {
 	for _, proto := range []tcpip.NetworkProtocolNumber{header.ARPProtocolNumber, ipv6.ProtocolNumber} {
-		ep, err := s.s.GetNetworkEndpoint(id, proto)
-		if err != nil {
-			continue // the NIC was created with both
-		}
-		if d, ok := ep.(dadEndpoint); ok {
-			d.SetDADConfigurations(c)
-		}
+		s.setDADOf(id, proto, c)
+	}
+}
+
+// setDADOf is setDAD for ARP or for IPv6 alone.
+func (s *Stack) setDADOf(id tcpip.NICID, proto tcpip.NetworkProtocolNumber, c gstack.DADConfigurations) {
+	ep, err := s.s.GetNetworkEndpoint(id, proto)
+	if err != nil {
+		return // the NIC was created with both
+	}
+	if d, ok := ep.(dadEndpoint); ok {
+		d.SetDADConfigurations(c)
 	}
 }
 

@@ -2,9 +2,12 @@ package stack_test
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -320,4 +323,62 @@ func TestASilentClientOfAHandshakeIsGivenUpAfterSynRetries(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// Each closing state has its bound, with the kernel as the peer: what it no
+// longer hears or says ends the connection, and the bound is the reason.
+func TestEachClosingStateEndsByItsOwnBound(t *testing.T) {
+	t.Parallel()
+	bound := 1500 * time.Millisecond
+	for state, tt := range map[string]struct {
+		change func(*config.Policy)
+		reach  func(*rig, *stack.Conn, *net.TCPConn)
+		rule   tcpinfo.Rule
+		told   bool // the line still carries our RST
+	}{
+		"FIN-WAIT-1": {func(p *config.Policy) { p.FinWait1 = bound }, func(r *rig, c *stack.Conn, _ *net.TCPConn) {
+			r.line.Cut()
+			closeWrite(t, c)
+		}, tcpinfo.FinWait1, false},
+		"CLOSING": {func(p *config.Policy) { p.Closing = bound }, func(r *rig, c *stack.Conn, client *net.TCPConn) {
+			r.line.CutDirection(lab.AToB)
+			closeWrite(t, c)
+			closeWrite(t, client)
+		}, tcpinfo.Closing, false},
+		"CLOSE-WAIT": {func(p *config.Policy) { p.CloseWait = bound }, func(_ *rig, _ *stack.Conn, client *net.TCPConn) {
+			closeWrite(t, client)
+		}, tcpinfo.CloseWait, true},
+		"LAST-ACK": {func(p *config.Policy) { p.LastAck = bound }, func(r *rig, c *stack.Conn, client *net.TCPConn) {
+			closeWrite(t, client)
+			within(t, 10*time.Second, "CLOSE-WAIT", isState(c, "CLOSE-WAIT"))
+			r.line.Cut()
+			closeWrite(t, c)
+		}, tcpinfo.LastAck, false},
+	} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, want{line: true, policies: []config.Policy{quick("p", tt.change)}})
+			c, client := r.accepted(t, r.listen(t, box4, 80, "p"))
+			tt.reach(r, c, client)
+			within(t, 10*time.Second, state, isState(c, state))
+			began := time.Now()
+			within(t, 20*time.Second, "the end", isState(c, "CLOSED"))
+			if took := time.Since(began); took < bound/2 || took > 4*bound {
+				t.Errorf("it ended after %v, want %v", took, bound)
+			}
+			var limit *stack.LimitError
+			if err := ending(t, c); !errors.As(err, &limit) || limit.Limit != tt.rule || limit.State != state {
+				t.Errorf("it ended with %v, want %s in %s", err, tt.rule, state)
+			}
+			if !tt.told {
+				return
+			}
+			if err := client.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the peer is told %v, want %v", err, syscall.ECONNRESET)
+			}
+		})
+	}
 }

@@ -45,29 +45,44 @@ func TestAPeerIsGivenUpWhenItWasPredicted(t *testing.T) {
 	}
 }
 
-// The same once in real time, on a wire that is cut.
+// The same once in real time, on a wire that is cut. A machine that is busy for
+// a moment is given another try.
 func TestAPeerIsGivenUpWhenItWasPredictedInRealTimeToo(t *testing.T) {
 	t.Parallel()
 	p := unwatched("quick")
 	p.Retransmit = config.Retransmit{MinRTO: 100 * time.Millisecond, MaxRTO: 400 * time.Millisecond, MaxRetries: 6, SynRetries: 2, LossDetection: "sack"}
+	for try := 1; ; try++ {
+		took, predicted := givenUp(t, p)
+		if (took - predicted).Abs() <= predicted/10 {
+			return
+		}
+		t.Logf("given up after %v, predicted %v", took, predicted)
+		if try == 4 {
+			t.Fatal("that is more than a tenth, each time")
+		}
+	}
+}
+
+// givenUp cuts the wire under a connection with data to send, and tells how long
+// that took to end it and what was predicted.
+func givenUp(t *testing.T, p config.Policy) (took, predicted time.Duration) {
+	t.Helper()
 	r := newRig(t, want{line: true, policies: []config.Policy{p}})
-	c, client := r.accepted(t, r.listen(t, box4, 80, "quick"))
+	c, client := r.accepted(t, r.listen(t, box4, 80, p.Name))
 	write(t, c, "measure")
 	hear(t, client, 7)
 	within(t, 10*time.Second, "an RTT", func() bool { return c.Info().RTT > 0 && c.Info().Unacked == 0 })
-	predicted := predict.Data(p, c.Info().RTT)
+	want := predict.Data(p, c.Info().RTT)
 	r.line.Cut()
 	begin := time.Now()
 	write(t, c, "lost")
 	within(t, 10*time.Second, "the end", func() bool { return c.Established() != nil })
-	// A tenth, and what a busy machine adds to eight timers.
-	if took := time.Since(begin); (took - predicted.GiveUp).Abs() > predicted.GiveUp/10+100*time.Millisecond {
-		t.Errorf("given up after %v, predicted %v", took, predicted.GiveUp)
-	}
+	took = time.Since(begin)
 	var rule tcpinfo.Ruled
-	if err := c.Established(); !errors.As(err, &rule) || rule.Rule() != predicted.Rule {
-		t.Errorf("given up because of %v, predicted %s", err, predicted.Rule)
+	if err := c.Established(); !errors.As(err, &rule) || rule.Rule() != want.Rule {
+		t.Errorf("given up because of %v, predicted %s", err, want.Rule)
 	}
+	return took, want.GiveUp
 }
 
 // Two policies in one stack, each with its TIME-WAIT.

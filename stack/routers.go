@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -91,6 +92,7 @@ func (r *routers) add(route tcpip.Route) {
 	r.later(func() {
 		r.remove(route)
 		r.s.s.AddRoute(route)
+		r.s.changed()
 	})
 }
 
@@ -98,6 +100,7 @@ func (r *routers) remove(route tcpip.Route) {
 	r.s.s.RemoveRoutes(func(have tcpip.Route) bool {
 		return have.Destination.Equal(route.Destination) && have.Gateway == route.Gateway && have.NIC == route.NIC
 	})
+	r.s.changed()
 }
 
 // OnOffLinkRouteUpdated implements ipv6.NDPDispatcher.
@@ -122,8 +125,52 @@ func (r *routers) OnOnLinkPrefixInvalidated(id tcpip.NICID, prefix tcpip.Subnet)
 
 // OnAutoGenAddress implements ipv6.NDPDispatcher.
 func (r *routers) OnAutoGenAddress(id tcpip.NICID, a tcpip.AddressWithPrefix) gstack.AddressDispatcher {
-	r.s.log.Info("address from a router advertisement", "nic", r.s.s.FindNICNameFromID(id), "address", a.String())
-	return nil
+	name := r.s.s.FindNICNameFromID(id)
+	r.s.log.Info("address from a router advertisement", "nic", name, "address", a.String())
+	addr, _ := netip.AddrFromSlice(a.Address.AsSlice()) // always 16 bytes
+	if addr.IsLinkLocalUnicast() {
+		return nil
+	}
+	return &advertised{r: r, change: AddressChange{Interface: name, Prefix: netip.PrefixFrom(addr, a.PrefixLen)}}
+}
+
+// AddressChange says that an address has come, or is about to be gone.
+type AddressChange struct {
+	Interface string
+	Prefix    netip.Prefix
+	Gone      bool
+}
+
+// advertised is an address of ours that was made after a router advertisement.
+type advertised struct {
+	r      *routers
+	change AddressChange
+	told   bool // gVisor calls with the address's lock held
+}
+
+// OnChanged implements gstack.AddressDispatcher.
+func (a *advertised) OnChanged(_ gstack.AddressLifetimes, state gstack.AddressAssignmentState) {
+	if state != gstack.AddressAssigned || a.told {
+		return
+	}
+	a.told = true
+	a.tell(a.change)
+}
+
+// OnRemoved implements gstack.AddressDispatcher.
+func (a *advertised) OnRemoved(gstack.AddressRemovalReason) {
+	if !a.told {
+		return
+	}
+	gone := a.change
+	gone.Gone = true
+	a.tell(gone)
+}
+
+func (a *advertised) tell(c AddressChange) {
+	if f := a.r.s.onAddress; f != nil {
+		a.r.later(func() { f(c) })
+	}
 }
 
 // OnAutoGenAddressDeprecated implements ipv6.NDPDispatcher.

@@ -37,24 +37,28 @@ type Link struct {
 // before Close, because gVisor resets on the wire whatever is left, even
 // connections in TIME-WAIT; Settle tells when that would lose nothing.
 type Stack struct {
-	s        *gstack.Stack
-	log      *slog.Logger
-	policies atomic.Pointer[map[string]*config.Policy]
-	names    map[string]tcpip.NICID
-	nics     map[tcpip.NICID]gstack.NetworkInterface
-	cards    []Link
-	gate     *Gate
-	flows    *flow.Table // nil without one
-	fields   *fields
-	links    *links
-	clock    *Clock // nil if it is not the real one
-	// broadcasts are the broadcast addresses of our subnets.
-	broadcasts []netip.Addr
-	nextID     *atomic.Uint64
-	routers    *routers
+	s         *gstack.Stack
+	log       *slog.Logger
+	policies  atomic.Pointer[map[string]*config.Policy]
+	names     map[string]tcpip.NICID
+	nics      map[tcpip.NICID]gstack.NetworkInterface
+	cards     []Link
+	gate      *Gate
+	flows     *flow.Table // nil without one
+	fields    *fields
+	links     *links
+	clock     *Clock // nil if it is not the real one
+	nextID    *atomic.Uint64
+	routers   *routers
+	onAddress func(AddressChange)
 
-	mu     sync.Mutex // guards closed
+	asking sync.Mutex // held while an address is asked for: a card has one setting for all
+
+	mu     sync.Mutex // guards the rest
 	closed bool
+	// broadcasts are the broadcast addresses of our subnets, but those of leases.
+	broadcasts []netip.Addr
+	leases     []Lease // that were taken
 }
 
 // Options say how a Stack is assembled.
@@ -69,8 +73,11 @@ type Options struct {
 	// Owned says that the addresses are ours already, because another process
 	// hands its connections over: they are neither checked nor announced.
 	Owned bool
-	Log   *slog.Logger // nil discards
-	Clock tcpip.Clock  // nil is a new Clock; Pause needs one
+	// OnAddress is told of addresses that come and go by router advertisements. It
+	// is called by one goroutine, in order, and may block.
+	OnAddress func(AddressChange)
+	Log       *slog.Logger // nil discards
+	Clock     tcpip.Clock  // nil is a new Clock; Pause needs one
 	// IDs numbers connections; nil is a new count. Flows has the same, if it
 	// carries some by itself.
 	IDs *atomic.Uint64
@@ -120,6 +127,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		o.Clock = NewClock(0)
 	}
 	s.clock, _ = o.Clock.(*Clock)
+	s.onAddress = o.OnAddress
 	s.routers = newRouters(s)
 	s.s = gstack.New(gstack.Options{
 		Clock: o.Clock,

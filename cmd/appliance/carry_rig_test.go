@@ -43,7 +43,8 @@ type end struct {
 	card     string // of the box
 	v4, v6   netip.Addr
 	manner   manner
-	from, to bool // it has clients, backends
+	from, to bool         // it has clients, backends
+	capture  *lab.Capture // nil unless a single connection is looked at
 }
 
 // manner is how a host and its wire behave.
@@ -56,14 +57,14 @@ type manner struct {
 // hosts is how many there are on either side.
 const hosts = 3
 
-func newCrossing(t testing.TB, seed uint64, forwarding string, abreast int) *crossing {
+func newCrossing(t testing.TB, seed uint64, forwarding string, abreast, loss int) *crossing {
 	t.Helper()
 	c := &crossing{rig: &rig{t: t, box: labtest.Host(t, "box"), dir: t.TempDir()}, seed: seed, service: make(map[int]string)}
 	c.file, c.socket = filepath.Join(c.dir, "appliance.yaml"), filepath.Join(c.dir, "a.sock")
 	c.admin = admin.NewClient(c.socket)
 	rng := rand.New(rand.NewPCG(seed, 0xca221e5))
 	for n := range 2 * hosts {
-		c.ends = append(c.ends, c.wire(n, newManner(rng, n%hosts == 0)))
+		c.ends = append(c.ends, c.wire(n, newManner(rng, n%hosts == 0, loss)))
 	}
 	c.ends[0].to = true // one-armed
 	for _, from := range c.ends {
@@ -77,15 +78,15 @@ func newCrossing(t testing.TB, seed uint64, forwarding string, abreast int) *cro
 	return c
 }
 
-// newManner draws one.
-func newManner(rng *rand.Rand, plain bool) manner {
+// newManner draws one, with a wire that loses no more than so many percent.
+func newManner(rng *rand.Rand, plain bool, loss int) manner {
 	one := func(values ...int) int { return values[rng.IntN(len(values))] }
 	m := manner{Timestamps: rng.IntN(2) == 0, SACK: rng.IntN(3) > 0, Scaling: rng.IntN(3) > 0}
 	mtus := [][2]int{{1500, 1500}, {1500, 1500}, {1280, 1280}, {9000, 9000}, {1400, 1500}, {9000, 1500}, {1500, 9000}}
 	mtu := mtus[rng.IntN(len(mtus))]
 	m.MTU, m.BoxMTU = mtu[0], mtu[1]
 	im := &lab.Impairment{
-		Loss: float64(one(0, 1, 2, 5, 10)) / 100, Duplicate: float64(one(0, 1, 3)) / 100, Corrupt: float64(one(0, 1, 3)) / 100,
+		Loss: float64(min(loss, one(0, 1, 2, 5, 10))) / 100, Duplicate: float64(one(0, 1, 3)) / 100, Corrupt: float64(one(0, 1, 3)) / 100,
 		Reorder: float64(one(0, 2, 10)) / 100, Delay: time.Duration(one(0, 2, 10)) * time.Millisecond,
 		Jitter: time.Duration(one(0, 1)) * time.Millisecond, Seed: int64(rng.Uint64() >> 1),
 	}
@@ -167,7 +168,7 @@ func (e *end) most() int {
 	case e.manner.Wire.Loss <= 0.02:
 		return 256 << 10
 	}
-	return 32 << 10
+	return 12 << 10
 }
 
 // writeFile writes the configuration. A reset that was lost is heard of by
@@ -241,4 +242,32 @@ func (c *crossing) carriers() map[string]int {
 		count[row.Carrier]++
 	}
 	return count
+}
+
+// capture records what the hosts send and receive.
+func (c *crossing) capture() {
+	for _, e := range c.ends {
+		e.capture = labtest.Capture(c.t, e.host, "e0")
+	}
+}
+
+// segments shows the last of a connection at both hosts, if they were recorded.
+func (c *crossing) segments(r *carrytest.Result) string {
+	const most = 60
+	since := time.Now().Add(-r.Took - 10*time.Millisecond)
+	lane := c.lanes[r.Schedule.Lane]
+	text := ""
+	for _, e := range c.ends {
+		if e.capture == nil || e.host != lane.Client && e.host != lane.Backend {
+			continue
+		}
+		var lines []string
+		for _, s := range e.capture.Segments() {
+			if port := r.Slot.Backend.Port(); s.Time.After(since) && (s.Dst.Port() == port || s.Src.Port() == port) {
+				lines = append(lines, s.String())
+			}
+		}
+		text += fmt.Sprintf("\nat the peer of %s, of %d:\n  ", e.card, len(lines)) + strings.Join(lines[max(0, len(lines)-most):], "\n  ")
+	}
+	return text
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ type carrySettings struct {
 	only       int // the one connection to play, -1 for all
 	times      int // each
 	patience   int // seconds for one connection, 0 for the usual
+	loss       int // the most that a wire loses, in percent
 	forwarding []string
 }
 
@@ -32,17 +34,17 @@ const carryVariable = "APPLIANCE_CARRY"
 // carryWish reads them.
 func carryWish(t testing.TB) carrySettings {
 	t.Helper()
-	s := carrySettings{seed: 1, count: 300, only: -1, times: 1}
+	s := carrySettings{seed: 1, count: 240, only: -1, times: 1, loss: 2}
 	switch {
 	case os.Getenv("APPLIANCE_SOAK") != "":
-		s.count = 10_000
+		s.count, s.loss = 10_000, 10
 	case testing.Short():
 		s.count = 120
 	}
 	numbers := map[string]func(int){
 		"seed": func(n int) { s.seed = uint64(n) }, "count": func(n int) { s.count = n },
 		"only": func(n int) { s.only = n }, "times": func(n int) { s.times = n },
-		"patience": func(n int) { s.patience = n },
+		"patience": func(n int) { s.patience = n }, "loss": func(n int) { s.loss = n },
 	}
 	for _, word := range strings.Fields(os.Getenv(carryVariable)) {
 		key, value, _ := strings.Cut(word, "=")
@@ -51,7 +53,7 @@ func carryWish(t testing.TB) carrySettings {
 		case key == "forwarding":
 			s.forwarding = strings.Split(value, ",")
 		case set == nil || err != nil:
-			t.Fatalf("%s: %q is not seed, count, only, times, patience or forwarding with a value", carryVariable, word)
+			t.Fatalf("%s: %q is not seed, count, only, times, patience, loss or forwarding with a value", carryVariable, word)
 		default:
 			set(n)
 		}
@@ -87,18 +89,36 @@ const perCrossing = 1000
 func TestEveryCarrierDoesWhatIsScheduled(t *testing.T) {
 	s := carryWish(t)
 	marks := make(map[string][]string)
-	for _, f := range s.forwarding {
-		t.Run(f, func(t *testing.T) {
-			for first := 0; first < s.count; first += perCrossing {
-				got := playCrossing(t, s, s.seed+uint64(first/perCrossing), min(perCrossing, s.count-first), f)
-				marks[f] = append(marks[f], got...)
-			}
-			t.Logf("%d connections, results %x", len(marks[f]), sha256.Sum256([]byte(strings.Join(marks[f], "\n"))))
-		})
-	}
+	var mu sync.Mutex
+	t.Run("by", func(t *testing.T) {
+		for _, f := range s.forwarding {
+			t.Run(f, func(t *testing.T) {
+				if s.count <= perCrossing {
+					t.Parallel() // it mostly waits
+				}
+				got := playCrossings(t, s, f)
+				t.Logf("%d connections, results %x", len(got), sha256.Sum256([]byte(strings.Join(got, "\n"))))
+				mu.Lock()
+				defer mu.Unlock()
+				marks[f] = got
+			})
+		}
+	})
 	for _, f := range s.forwarding[1:] {
 		compareMarks(t, f, marks[f], s.forwarding[0], marks[s.forwarding[0]])
 	}
+}
+
+// playCrossings plays all connections, a seed after the other.
+func playCrossings(t *testing.T, s carrySettings, forwarding string) (marks []string) {
+	t.Helper()
+	for first := 0; first < s.count; first += perCrossing {
+		seed := s.seed + uint64(first/perCrossing)
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			marks = append(marks, playCrossing(t, s, seed, min(perCrossing, s.count-first), forwarding)...)
+		})
+	}
+	return marks
 }
 
 func compareMarks(t *testing.T, name string, got []string, other string, want []string) {
@@ -117,9 +137,12 @@ func compareMarks(t *testing.T, name string, got []string, other string, want []
 func playCrossing(t *testing.T, s carrySettings, seed uint64, n int, forwarding string) []string {
 	t.Helper()
 	abreast := max(1, min(10, n/60))
-	c := newCrossing(t, seed, forwarding, abreast)
+	c := newCrossing(t, seed, forwarding, abreast, s.loss)
 	for _, e := range c.ends {
 		t.Logf("%s: %v", e.card, e.manner)
+	}
+	if s.only >= 0 {
+		c.capture()
 	}
 	c.process = c.start()
 	var schedules []*carrytest.Schedule
@@ -138,14 +161,17 @@ func playCrossing(t *testing.T, s carrySettings, seed uint64, n int, forwarding 
 		results[r.Schedule.Index] = r.Mark()
 		slowest = max(slowest, r.Took)
 		if r.Fault != nil {
-			t.Errorf("%v\n%v\nthe client %+v\nthe backend %+v\nthe appliance remembers:%s\nto repeat it: %s='seed=%d count=%d only=%d forwarding=%s times=20' go test ./cmd/appliance -v -run EveryCarrier",
-				r.Schedule, r.Fault, r.Client, r.Backend, c.ledger(r.Slot), carryVariable, seed, n, r.Schedule.Index, forwarding)
+			t.Errorf("%v\n%v\nthe client %+v\nthe backend %+v\nthe appliance remembers:%s\nto repeat it: %s='seed=%d count=%d loss=%d only=%d forwarding=%s times=20' go test ./cmd/appliance -v -run EveryCarrier",
+				r.Schedule, r.Fault, r.Client, r.Backend, c.ledger(r.Slot)+c.segments(r), carryVariable, seed, n, s.loss, r.Schedule.Index, forwarding)
 		}
 	})
 	if err != nil {
 		t.Errorf("seed %d: %v", seed, err)
 	}
-	c.check(forwarding)
+	c.forgets()
+	if count := c.carriers(); s.only < 0 && forwarding != "relay" && count[forwarding] == 0 {
+		t.Errorf("no connection was carried by %s: %v", forwarding, count)
+	}
 	t.Logf("seed %d: %d connections in %v, the slowest took %v, carried by %v", seed, len(schedules), time.Since(began).Round(time.Millisecond), slowest.Round(time.Millisecond), c.carriers())
 	c.process.stop()
 	if text := c.process.log.String(); strings.Contains(text, " ERR ") {
@@ -154,31 +180,25 @@ func playCrossing(t *testing.T, s carrySettings, seed uint64, n int, forwarding 
 	return inOrder(results)
 }
 
-// check wants that the appliance has forgotten what is over, and carried as it was
-// told.
-func (c *crossing) check(forwarding string) {
+// forgets wants that nothing is left of peers that are gone.
+func (c *crossing) forgets() {
 	c.t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
-	for {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		rows, err := c.admin.Conns(c.t.Context())
 		if err == nil && len(rows) == 0 {
-			break
+			return
 		}
 		if time.Now().After(deadline) {
-			c.t.Errorf("%d connections are left of peers that are gone, %v; the first: %s", len(rows), err, asJSON(rows[0]))
-			break
+			c.t.Errorf("%d connections are left of peers that are gone, %v: %s", len(rows), err, asJSON(rows))
+			return
 		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	if got := c.carriers(); forwarding != "relay" && got[forwarding] == 0 {
-		c.t.Errorf("no connection was carried by %s: %v", forwarding, got)
 	}
 }
 
 func inOrder(results map[int]string) []string {
 	var marks []string
 	for _, i := range slices.SortedFunc(maps.Keys(results), cmp.Compare) {
-		marks = append(marks, fmt.Sprint(results[i]))
+		marks = append(marks, results[i])
 	}
 	return marks
 }

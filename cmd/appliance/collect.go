@@ -33,6 +33,7 @@ func (d *daemon) collect() (c *collected, files []*os.File, err error) {
 	c = &collected{state: handedState{
 		PID: os.Getpid(), Clock: d.clock.Since(), Loops: d.loops.Now(), Began: d.started, Services: make(map[string]*services.Saved),
 	}}
+	d.leases.handed(&c.state)
 	for i, ep := range d.endpoints {
 		sockets, err := ep.Sockets()
 		if err != nil {

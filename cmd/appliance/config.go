@@ -99,6 +99,9 @@ func configShowAction(c *cli.Context) error {
 	return err
 }
 
+// applyMost is more than a configuration may have: the daemon says so then.
+const applyMost = 2 << 20
+
 func configApplyAction(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return usageErr{errors.New("name the file to apply, or - for standard input")}
@@ -109,9 +112,12 @@ func configApplyAction(c *cli.Context) error {
 	}
 	name := c.Args().First()
 	var text []byte
-	if name == "-" {
-		text, err = io.ReadAll(c.App.Reader)
-	} else {
+	switch {
+	case name == "-":
+		text, err = io.ReadAll(io.LimitReader(c.App.Reader, applyMost))
+	case remote(c):
+		return usageErr{fmt.Errorf("%w: `config apply -` reads standard input, as in ssh admin@BOX config apply - < FILE", errRemoteFile)}
+	default:
 		text, err = os.ReadFile(name)
 	}
 	if err != nil {

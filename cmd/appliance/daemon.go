@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/sshd"
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
@@ -28,7 +29,9 @@ import (
 // advertisements (stack), one event loop for each thread (loops), one that
 // accepts on the admin socket (admin), one for signals (stopSignals). Of serve is
 // the one that gives memory back (tidy) and the signs of life (manager). The
-// keeper has one that writes the journals, and after a crash one that sweeps.
+// keeper has one that writes the journals, and after a crash one that sweeps; the
+// leases have two for each interface with DHCP; one asks for the time; SSH (ssh) has one for each listener
+// and some for each connection.
 type daemon struct {
 	cfg       atomic.Pointer[config.Config] // that is in force
 	log       *slog.Logger
@@ -61,6 +64,9 @@ type daemon struct {
 	supervisor *services.Supervisor
 	admin      *admin.Server
 	keeper     *keeper // nil without a journal
+	leases     *leases
+	ssh        atomic.Pointer[sshd.Server] // nil without admin.ssh
+	time       atomic.Pointer[timekeeper]
 }
 
 // conf is the configuration that is in force.
@@ -83,8 +89,10 @@ func (d *daemon) start(ctx context.Context) error {
 		clock, loops = t.state.Clock+t.gap, t.state.Loops+t.gap
 	}
 	d.clock = stack.NewClock(clock)
+	d.leases = newLeases(d)
 	d.ids = new(atomic.Uint64)
 	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock, IDs: func() uint64 { return d.ids.Add(1) }})
+	d.flows.BoundCarried(d.conf().Carried.Max, d.conf().Carried.Full)
 	links, err := d.openCards()
 	if err != nil {
 		return err
@@ -96,9 +104,13 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	d.stack, err = stack.New(ctx, stack.Options{
 		Config: d.conf(), Links: links, Gate: &d.gate, Flows: d.flows, Owned: d.taking != nil, Log: d.log, Clock: d.clock, IDs: d.ids,
+		OnAddress: d.leases.advertise,
 	})
 	if err != nil {
 		return err
+	}
+	if d.taking != nil {
+		d.leases.takeOver(d.taking.state)
 	}
 	d.loops = services.NewLoops(services.LoopOptions{N: runtime.GOMAXPROCS(0), Log: d.log, Since: loops})
 	if d.taking != nil {
@@ -124,10 +136,17 @@ func (d *daemon) start(ctx context.Context) error {
 	for _, s := range all {
 		d.log.Info("serving", "service", s.Name(), "type", s.Type(), "listen", s.Addrs())
 	}
+	if err := d.startSSH(); err != nil { // who asks the socket finds it there
+		return err
+	}
 	if socket := d.conf().Admin.Socket; socket != "" {
 		if d.admin, err = admin.Serve(socket, d, d.log); err != nil {
 			return err
 		}
+	}
+	d.startTime()
+	if err := d.leases.start(); err != nil {
+		return err
 	}
 	if d.conf().State.Journal {
 		d.keeper = keep(d)
@@ -138,7 +157,8 @@ func (d *daemon) start(ctx context.Context) error {
 // renew makes it as before start, after stop.
 func (d *daemon) renew() {
 	d.taking, d.nics, d.gate, d.cards, d.endpoints, d.delays = nil, nil, stack.Gate{}, nil, nil, nil
-	d.stack, d.loops, d.supervisor, d.admin, d.keeper = nil, nil, nil, nil, nil
+	d.stack, d.loops, d.supervisor, d.admin, d.keeper, d.leases = nil, nil, nil, nil, nil, nil
+	d.ssh.Store(nil)
 }
 
 // openCards claims the cards and starts their endpoints, all of them or an
@@ -146,7 +166,7 @@ func (d *daemon) renew() {
 func (d *daemon) openCards() ([]stack.Link, error) {
 	links := make([]stack.Link, 0, len(d.conf().Interfaces))
 	for n, i := range d.conf().Interfaces {
-		o := netif.EndpointOptions{Queues: i.Queues, Log: d.log}
+		o := netif.EndpointOptions{Queues: i.Queues, Log: d.log, OnLink: func(up bool) { d.leases.link(i.Name, up) }}
 		var mac [6]byte
 		o.Paused = d.taking != nil
 		if t := d.taking; t != nil && t.line != nil {
@@ -184,7 +204,7 @@ func (d *daemon) makeServices() ([]services.Service, error) {
 	conf := d.conf()
 	all := make([]services.Service, 0, len(conf.Services))
 	for _, c := range conf.Services {
-		one, err := d.makeService(c, conf.Policies[c.Policy])
+		one, err := d.makeService(d.leases.listening(c), conf.Policies[c.Policy])
 		if err != nil {
 			return nil, err
 		}
@@ -209,6 +229,11 @@ func (d *daemon) drain(stop *stopSignals) services.Report {
 	report := d.supervisor.Drain(stop.hurry, d.howToStop())
 	close(done)
 	progress.Wait()
+	if ssh := d.ssh.Load(); ssh != nil { // the last, so that the drain can be watched
+		if err := ssh.Close(); err != nil {
+			d.log.Warn("SSH did not end cleanly", "error", err)
+		}
+	}
 
 	ctx, end := context.WithTimeout(stop.quit, d.howToStop().FinGrace)
 	defer end()
@@ -302,6 +327,15 @@ func (d *daemon) stop() error {
 	}
 	if d.keeper != nil {
 		d.keeper.close()
+	}
+	if t := d.time.Swap(nil); t != nil {
+		t.close()
+	}
+	if d.leases != nil {
+		d.leases.close()
+	}
+	if ssh := d.ssh.Load(); ssh != nil {
+		errs = append(errs, ssh.Close())
 	}
 	if d.supervisor != nil {
 		d.supervisor.Close()

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lastack/lastack/image/bundle"
+	"github.com/lastack/lastack/internal/boot"
 	"github.com/lastack/lastack/internal/golden"
 	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
@@ -15,7 +17,7 @@ import (
 )
 
 func TestHelpOfEveryCommand(t *testing.T) {
-	for _, command := range []string{"", "run", "check", "demo", "status", "conns", "conn", "conn why", "conn probe", "conn kill", "policy", "policy list", "policy show", "nic", "nic list", "nic release", "version"} {
+	for _, command := range []string{"", "run", "check", "demo", "status", "conns", "conn", "conn why", "conn probe", "conn kill", "policy", "policy list", "policy show", "nic", "nic list", "nic release", "update", "update install", "update status", "update commit", "update rollback", "update bundle", "update key", "reboot", "poweroff", "factory-reset", "log", "image", "image build", "image verify", "image flash", "image lock", "qemu", "version"} {
 		t.Run("help "+command, func(t *testing.T) {
 			code, stdout, stderr := appliance(t, append(strings.Fields(command), "--help")...)
 			if code != 0 || stderr != "" {
@@ -40,6 +42,35 @@ var (
 	backend = netip.MustParseAddrPort("10.0.0.21:443")
 	noon    = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 )
+
+func TestTheStoryOfABoxForPeople(t *testing.T) {
+	one, two, three := bundle.Release{Version: "v1.0", Build: 10}, bundle.Release{Version: "v1.1", Build: 11}, bundle.Release{Version: "v1.2", Build: 12}
+	s := boot.Status{
+		Release: two, Kernel: "6.1.0", Hostname: "lastack-123456", Uptime: 90 * time.Minute, Slot: "B", Stable: time.Minute, Watchdog: "i6300ESB timer, 30s", Data: true,
+		Slots:    []boot.SlotStatus{{Slot: "A", Title: three.String(), State: "bad: tried 3 times without success"}, {Slot: "B", Running: true, Title: two.String(), State: "good"}},
+		Problems: map[string]string{"nvram": "the firmware's boot options are out of reach"},
+		Updates: []boot.UpdateRecord{
+			{Time: noon, From: one, To: two, Slot: "B", Result: boot.Good},
+			{Time: noon.Add(time.Hour), From: two, To: three, Slot: "A", Result: boot.RolledBack, Why: "try 1: reboot: not good after 6m0s: the appliance is not ready"},
+		},
+		Boots: []boot.BootRecord{
+			{Number: 7, Time: noon.Add(time.Hour), Slot: "A", Release: three, Try: 1, End: "reboot: not good after 6m0s: the appliance is not ready"},
+			{Number: 8, Time: noon.Add(2 * time.Hour), Slot: "B", Release: two, Ready: true, Good: true},
+		},
+	}
+	var b strings.Builder
+	if err := writeBox(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, filepath.Join("testdata", "update status.golden"), b.String())
+
+	b.Reset()
+	s.Trial, s.Wrong, s.Problems, s.Updates, s.Boots = true, "interfaces have no link: eth1", nil, nil, nil
+	if err := writeBox(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, filepath.Join("testdata", "update status trial.golden"), b.String())
+}
 
 func TestListingsForPeople(t *testing.T) {
 	var b strings.Builder

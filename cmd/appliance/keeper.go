@@ -53,7 +53,7 @@ func (d *daemon) recall(n int, card config.Interface) {
 	}
 	d.log.Info("the last run has crashed with connections open: their peers will be told", "interface", card.Name,
 		"connections", j.Len(), "age", j.Age.Round(time.Millisecond))
-	d.flows.Recall(n, j, owns(card))
+	d.flows.Recall(n, j, d.owns(card))
 }
 
 // resume goes on with a card's connections that were in TIME-WAIT when the last
@@ -69,7 +69,7 @@ func (d *daemon) resume(n int, card config.Interface) {
 	}
 	if err != nil {
 		d.log.Warn("connections in TIME-WAIT are forgotten", "error", err)
-	} else if got := d.flows.RestoreTimeWaits(n, j, owns(card), d.policyAt); got > 0 {
+	} else if got := d.flows.RestoreTimeWaits(n, j, d.owns(card), d.policyAt); got > 0 {
 		d.log.Info("connections of the last run are still in TIME-WAIT", "interface", card.Name, "connections", got, "away", j.Age.Round(time.Millisecond))
 	}
 	if err := journal.Remove(journal.TimeWait, d.journalDir(), card.Name); err != nil {
@@ -80,8 +80,14 @@ func (d *daemon) resume(n int, card config.Interface) {
 // policyAt names the policy of the service at a local address; connections that
 // we dialled have none there.
 func (d *daemon) policyAt(addr netip.AddrPort) string {
+	kept := make(map[string][]netip.Addr)
+	for _, card := range d.conf().Interfaces {
+		if a := d.leases.keptAddr(card); a.IsValid() {
+			kept[card.Name] = []netip.Addr{a}
+		}
+	}
 	for _, s := range d.conf().Services {
-		if slices.Contains(addrsOf(s), addr) {
+		if slices.Contains(addrsOf(s.With(kept)), addr) {
 			return s.Policy
 		}
 	}
@@ -114,9 +120,12 @@ func (d *daemon) saveTimeWaits() error {
 	return errors.Join(errs...)
 }
 
-func owns(card config.Interface) func(netip.Addr) bool {
+// owns tells which addresses are a card's, that of a lease of before among them:
+// whether it still is, is known soon (see settleLeases).
+func (d *daemon) owns(card config.Interface) func(netip.Addr) bool {
+	kept := d.leases.keptAddr(card)
 	return func(a netip.Addr) bool {
-		return slices.ContainsFunc(card.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
+		return a == kept || slices.ContainsFunc(card.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
 	}
 }
 
@@ -212,7 +221,30 @@ func (k *keeper) sweep(ctx context.Context) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	k.settleLeases(ctx)
 	logSweep(k.d.log, k.d.flows.Sweep(ctx))
+}
+
+// leasePatience is how long a sweep waits for the address of a lease of before:
+// longer than its server is waited for.
+const leasePatience = 10 * time.Second
+
+// settleLeases waits until it's known which addresses of before are still ours,
+// and leaves out the connections of the others.
+func (k *keeper) settleLeases(ctx context.Context) {
+	for end := time.Now().Add(leasePatience); k.d.leases.rebooting() && time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	for _, card := range k.d.conf().Interfaces {
+		kept := k.d.leases.keptAddr(card)
+		if one, ok := k.d.leases.lease(card.Name); kept.IsValid() && (!ok || one.Prefix.Addr() != kept) {
+			k.d.flows.Disown(kept)
+		}
+	}
 }
 
 func (k *keeper) linksUp() bool {

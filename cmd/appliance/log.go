@@ -9,6 +9,8 @@ import (
 
 	"github.com/lmittmann/tint"
 	"golang.org/x/sys/unix"
+
+	"github.com/lastack/lastack/internal/console"
 )
 
 // newLog makes the daemon's log: lines for people on a terminal, JSON
@@ -49,7 +51,8 @@ func textLog(w io.Writer, l slog.Level, color bool) *slog.Logger {
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
-		return false
+		_, far := w.(console.Screen)
+		return far
 	}
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
@@ -59,6 +62,9 @@ func terminal(w io.Writer) bool {
 func width(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
+		if far, is := w.(console.Screen); is {
+			return far.Columns()
+		}
 		return 0
 	}
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)

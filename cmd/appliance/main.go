@@ -8,12 +8,17 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/lastack/lastack/internal/boot"
 )
 
 // version is set by the linker: git describe.
 var version = "unknown"
 
 func main() {
+	if boot.IsBox(os.Getpid(), os.Args) {
+		boot.Main(sabotage(firmware()))
+	}
 	os.Exit(execute(context.Background(), os.Args, os.Stdout, os.Stderr))
 }
 
@@ -32,14 +37,19 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Action:               noCommand,
 		Commands: []*cli.Command{
 			runCommand(), checkCommand(), demoCommand(),
-			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), nicCommand(), versionCommand(),
+			statusCommand(), connsCommand(), connCommand(), drainCommand(), undrainCommand(), configCommand(), reloadCommand(), upgradeCommand(), suspendCommand(), policyCommand(), consoleCommand(), passwdCommand(), provisionCommand(), nicCommand(), imageCommand(), qemuCommand(),
+			updateCommand(), rebootCommand(), poweroffCommand(), factoryResetCommand(), boxLogCommand(), confinedCommand(), versionCommand(),
 		},
 	}
 }
 
 // execute runs one command line and gives its exit status.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := newApp(stdout, stderr)
+	return perform(ctx, newApp(stdout, stderr), args, stderr)
+}
+
+// perform runs one command line of an app.
+func perform(ctx context.Context, app *cli.App, args []string, stderr io.Writer) int {
 	for _, c := range app.Commands {
 		strict(c, "appliance")
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/lastack/lastack/internal/carrytest"
 	"github.com/lastack/lastack/internal/lab/labtest"
 )
 
@@ -19,6 +20,9 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv(playRole) != "" {
 		os.Exit(execute(context.Background(), os.Args, os.Stdout, os.Stderr))
+	}
+	if carrytest.IsCrowd() {
+		os.Exit(carrytest.PlayCrowd())
 	}
 	labtest.Main(m)
 }

@@ -215,11 +215,17 @@ func (d *daemon) ConfigDiff() (admin.ConfigDiff, error) {
 	return d.compare(next)
 }
 
+// live are keys of those sections that count at once.
+var live = []string{"admin.ssh.authorized_keys", "admin.ssh.authorized_keys_file", "admin.console.password_hash"}
+
 // reloadable tells what needs a restart.
 func reloadable(diff admin.ConfigDiff) error {
 	for _, c := range diff.Changes {
 		switch c.Section() {
-		case "interfaces", "admin", "state":
+		case "interfaces", "admin", "state", "time":
+			if slices.Contains(live, c.Key) {
+				continue
+			}
 			return fmt.Errorf("%s changes, which needs a restart: cards and sockets are taken at the start. Nothing is changed", c.Key)
 		}
 	}
@@ -249,13 +255,14 @@ func (d *daemon) compare(next *config.Config) (admin.ConfigDiff, error) {
 // putInForce applies a configuration that has been checked, in an order in which
 // an address is left by one service before another listens there.
 func (d *daemon) putInForce(next *config.Config) error {
+	d.flows.BoundCarried(next.Carried.Max, next.Carried.Full)
 	if err := d.stack.SetPolicies(next.Policies); err != nil {
 		return err
 	}
 	how := next.Drain.For("reload")
 	before, after := map[string]services.Service{}, map[string]config.Service{}
 	for _, c := range next.Services {
-		after[c.Name] = c
+		after[c.Name] = d.leases.listening(c)
 	}
 	maps.DeleteFunc(d.retired, func(s services.Service, _ bool) bool { return s.Phase() == services.Closed })
 	for _, s := range d.supervisor.Services() {
@@ -275,6 +282,7 @@ func (d *daemon) putInForce(next *config.Config) error {
 	var errs []error
 	for _, c := range next.Services {
 		policy := next.Policies[c.Policy]
+		c = after[c.Name]
 		if s := before[c.Name]; s != nil {
 			errs = append(errs, s.Update(c, policy, how))
 			continue
@@ -305,6 +313,23 @@ func addrsOf(c config.Service) []netip.AddrPort {
 	return slices.Clip(all)
 }
 
+// ownerName is a name for the flow table, other than the service's while one of
+// that name drains, which has its connections there.
+func (d *daemon) ownerName(service string) string {
+	if d.supervisor == nil {
+		return service
+	}
+	owner := service
+	taken := func(s services.Service) bool {
+		o, ok := s.(interface{ Owner() string })
+		return ok && s.Phase() < services.Closed && o.Owner() == owner
+	}
+	for n := 2; slices.ContainsFunc(d.supervisor.Services(), taken); n++ {
+		owner = fmt.Sprintf("%s/%d", service, n)
+	}
+	return owner
+}
+
 // serving is what a health service tells: new connections are welcome, but while the
 // appliance drains, or all of its services do.
 func (d *daemon) serving() bool {
@@ -317,7 +342,9 @@ func (d *daemon) serving() bool {
 
 // makeService makes the service that the configuration describes.
 func (d *daemon) makeService(c config.Service, policy config.Policy) (services.Service, error) {
-	env := services.Env{Network: network{d.stack, d.log}, Loops: d.loops, Log: d.log, Patient: true, Serving: d.serving}
+	env := services.Env{
+		Network: network{d.stack, d.log}, Loops: d.loops, Log: d.log, Owner: d.ownerName(c.Name), Patient: true, Serving: d.serving,
+	}
 	if c.Type == "proxy" {
 		return proxy.New(c, policy, env), nil
 	}

@@ -29,6 +29,8 @@ func (d *daemon) Status() admin.Status {
 		Refused: admin.Refused{Reset: d.gate.Count.Reset.Load(), Ignored: d.gate.Count.Ignored.Load()},
 		Loops:   d.loops.Stats(),
 		Table:   d.flows.Count.Map(),
+		SSH:     d.statusSSH(),
+		Time:    d.statusTime(),
 	}
 	if r, crashed := d.flows.Swept(); crashed {
 		s.Sweep = &admin.Sweep{Found: r.Found, Asked: r.Asked, Ended: r.Ended, Gone: r.Gone, Silent: r.Silent,
@@ -39,7 +41,7 @@ func (d *daemon) Status() admin.Status {
 		counters["acks_saved"], counters["acks_late"] = d.delays[i].Count.Saved.Load(), d.delays[i].Count.Late.Load()
 		s.Interfaces = append(s.Interfaces, admin.Interface{
 			Name: nic.Name(), Up: d.endpoints[i].Up(), MAC: nic.MAC().String(), MTU: nic.MTU(), Driver: nic.Driver(),
-			Guard: nic.Guard(), Addresses: d.conf().Interfaces[i].Addresses, Counters: counters,
+			Guard: nic.Guard(), Addresses: d.leases.addresses(d.conf().Interfaces[i]), Counters: counters, DHCP: d.leases.status(nic.Name()),
 		})
 	}
 	for _, one := range d.supervisor.Services() {

@@ -182,7 +182,14 @@ func (p *process) stop() {
 // run runs a command of the appliance on the box to its end.
 func (r *rig) run(args ...string) (stdout, stderr string, code int) {
 	r.t.Helper()
+	return r.runWith("", args...)
+}
+
+// runWith is run with standard input.
+func (r *rig) runWith(stdin string, args ...string) (stdout, stderr string, code int) {
+	r.t.Helper()
 	cmd := r.appliance(args...)
+	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := r.box.Start(cmd); err != nil {

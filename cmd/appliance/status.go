@@ -53,6 +53,12 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nTCP states: %s\n", counts(s.TCP))
+	if s.SSH != nil {
+		fmt.Fprintf(w, "SSH on %s: %d logged in; %s\n", join(s.SSH.Listen), s.SSH.LoggedIn, counts(s.SSH.Counters))
+	}
+	if s.Time != nil {
+		fmt.Fprintln(w, timeLine(s.Time))
+	}
 	if s.Sweep != nil {
 		fmt.Fprintln(w, sweepLine(s.Sweep))
 	}
@@ -102,7 +108,58 @@ func writeInterfaces(w io.Writer, all []admin.Interface) error {
 			size(i.Counters["tx_bytes"]), drops(i.Counters))
 	}
 	fmt.Fprintln(w)
-	return t.write(w)
+	if err := t.write(w); err != nil {
+		return err
+	}
+	for _, i := range all {
+		if i.DHCP != nil {
+			fmt.Fprintf(w, "%s by DHCP: %s\n", i.Name, leaseText(i.DHCP))
+		}
+	}
+	return nil
+}
+
+// timeLine tells what is known of the time.
+func timeLine(t *admin.Time) string {
+	if !t.Server.IsValid() {
+		return "Time: not known yet: " + t.Error
+	}
+	line := fmt.Sprintf("Time: offset %s by %s, stratum %d, round trip %s", t.Offset.Round(time.Microsecond), t.Server, t.Stratum, t.RTT.Round(time.Microsecond))
+	if t.Sets {
+		line += fmt.Sprintf(", the clock is set by it (%s)", count(t.Steps, "step"))
+	}
+	if t.Error != "" {
+		line += "; then " + t.Error
+	}
+	return line
+}
+
+// leaseText tells of a card's lease in a line.
+func leaseText(l *admin.DHCP) string {
+	if !l.Address.IsValid() {
+		text := fmt.Sprintf("no address (%s, %s without an answer)", l.State, count(l.Tries, "message"))
+		if l.Error != "" {
+			text += ": " + l.Error
+		}
+		return text
+	}
+	left := "for ever"
+	if l.Left != nil {
+		left = "for " + span(*l.Left) + " more"
+	}
+	text := fmt.Sprintf("%s from %s, %s, %s", l.Address, l.Server, left, l.State)
+	if l.Unconfirmed {
+		text += ", of the run before: no server answers"
+	}
+	for _, more := range []struct {
+		what  string
+		addrs []netip.Addr
+	}{{"router", l.Routers}, {"DNS", l.DNS}, {"NTP", l.NTP}} {
+		for _, a := range more.addrs {
+			text += fmt.Sprintf(", %s %s", more.what, a)
+		}
+	}
+	return text
 }
 
 // sweepLine tells what the start after a crash has done.
@@ -116,7 +173,7 @@ func sweepLine(s *admin.Sweep) string {
 }
 
 // flows are the counters of frames that went where they should.
-var flows = []string{"rx_frames", "rx_bytes", "rx_super_frames", "rx_carried", "tx_frames", "tx_bytes", "tx_super_frames", "tx_carried", "link_changes", "acks_saved", "acks_late"}
+var flows = []string{"rx_frames", "rx_bytes", "rx_super_frames", "rx_carried", "rx_pieces", "tx_frames", "tx_bytes", "tx_super_frames", "tx_carried", "link_changes", "acks_saved", "acks_late"}
 
 // drops names what was dropped, and why.
 func drops(counters map[string]uint64) string {

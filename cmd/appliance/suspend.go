@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -61,6 +62,7 @@ func (d *daemon) Suspend() (out admin.Suspended, err error) {
 	d.gate.Hold(true)
 	defer d.gate.Hold(false)
 	defer haste()()
+	d.hangUp(netip.Addr{}) // what is encrypted can't be handed over
 	d.shakeHands()
 	if err := d.comeToRest(); err != nil {
 		return out, err

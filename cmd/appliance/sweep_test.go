@@ -29,7 +29,13 @@ func (r *rig) journalOf(card string) string {
 // journalled waits until the journals of both cards have so many connections.
 func (r *rig) journalled(wan, lan int) {
 	r.t.Helper()
-	for card, want := range map[string]int{"wan0": wan, "lan0": lan} {
+	r.journalledAll(map[string]int{"wan0": wan, "lan0": lan})
+}
+
+// journalledAll is journalled for some cards.
+func (r *rig) journalledAll(cards map[string]int) {
+	r.t.Helper()
+	for card, want := range cards {
 		got := -1
 		eventually(r.t, 15*time.Second, "the journal of "+card+" is complete", func() bool {
 			now, err := journal.Now()

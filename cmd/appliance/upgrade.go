@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lastack/lastack/internal/dhcp"
 	"github.com/lastack/lastack/internal/handover"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
@@ -78,6 +80,9 @@ type handedState struct {
 	Began    time.Time                  `json:"began"` // the first process of the line
 	Cards    []handedCard               `json:"cards"`
 	Services map[string]*services.Saved `json:"services"`
+	Leases   map[string]*dhcp.Lease     `json:"leases,omitempty"`
+	// Advertised are the addresses and routes by router advertisements.
+	Advertised []stack.Lease `json:"advertised,omitempty"`
 }
 
 type handedCard struct {
@@ -296,6 +301,7 @@ func (d *daemon) handOver(line *handover.Line, up *admin.Upgraded) error {
 	defer d.gate.Hold(false)
 	begun := time.Now()
 	defer haste()()
+	d.hangUp(netip.Addr{}) // what is encrypted can't be handed over
 	d.shakeHands()
 	shaken := time.Now()
 	if err := d.comeToRest(); err != nil {

@@ -38,6 +38,9 @@ func upgradeAction(c *cli.Context) error {
 		return usageErr{fmt.Errorf("upgrade takes one binary, not %d", c.NArg())}
 	}
 	path := c.Args().First()
+	if path != "" && remote(c) {
+		return usageErr{errRemoteFile}
+	}
 	if path != "" { // the daemon has a directory of its own
 		abs, err := filepath.Abs(path)
 		if err != nil {

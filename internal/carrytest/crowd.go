@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,6 +95,10 @@ func (c *Crowd) begin(to netip.AddrPort) error {
 	}
 	c.members = append(c.members, member{fd: fd})
 	c.waiting++
+	// Their probes every two seconds would be all that there is to see.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0); err != nil {
+		return os.NewSyscallError("setsockopt", err)
+	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLET, Fd: int32(len(c.members) - 1)}
 	return unix.EpollCtl(c.poll, unix.EPOLL_CTL_ADD, fd, &ev)
 }

@@ -125,7 +125,7 @@ func (m *maker) bulk() {
 		if ways&(1<<side) == 0 {
 			continue
 		}
-		for left := m.size(1 << 20); left > 0; {
+		for left := m.size(m.most); left > 0; {
 			n := min(left, m.size(256<<10))
 			m.sides[side].Out = append(m.sides[side].Out, Step{Write: n, Wait: m.pause() / 8})
 			left -= n
@@ -133,15 +133,18 @@ func (m *maker) bulk() {
 	}
 }
 
-// stall is bulk to somebody who stops reading until the window is closed.
+// stall is bulk to somebody who stops reading until the window is closed. A window
+// of a few KiB takes one segment each time, and a while between two.
 func (m *maker) stall() {
+	buffer := 2048 << m.IntN(5)
+	m.most = min(m.most, 16*buffer)
 	m.bulk()
 	for side, s := range m.sides {
 		said := m.sides[1-side].total()
 		if said == 0 {
 			continue
 		}
-		s.Buffer = 2048 << m.IntN(5)
+		s.Buffer = buffer
 		for range 1 + m.IntN(2) {
 			s.Stalls = append(s.Stalls, Stall{After: m.Int64N(said), For: time.Duration(200+m.IntN(1500)) * time.Millisecond})
 		}

@@ -132,6 +132,8 @@ type slot struct {
 	lane     *Lane
 	listener *socket
 
+	narrow bool // the listener's buffers were set once
+
 	mu      sync.Mutex
 	arrived chan *socket // nil while no schedule expects a backend
 }
@@ -171,6 +173,10 @@ func (s *slot) play(ctx context.Context, schedule *Schedule, patience time.Durat
 	defer cancel()
 	up := stream(mix(schedule.Seed<<20 + uint64(schedule.Index)<<1))
 	down := up + 1<<60
+	if err := s.size(schedule.Backend.Buffer); err != nil {
+		r.Fault = err
+		return r
+	}
 	arrived := make(chan *socket, 1)
 	s.expect(arrived)
 	to := s.V4
@@ -217,9 +223,25 @@ func (s *slot) play(ctx context.Context, schedule *Schedule, patience time.Durat
 	return r
 }
 
+// size sets the buffers that the next backend begins with: one that makes them
+// smaller later has promised more than it takes. The kernel's own choice cannot be
+// had back.
+func (s *slot) size(buffer int) error {
+	if buffer == 0 && s.narrow {
+		buffer = 128 << 10
+	}
+	if buffer == 0 {
+		return nil
+	}
+	s.narrow = true
+	return s.listener.control(func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
+	})
+}
+
 // missed is what a client sees that could not connect.
 func missed(err error) Seen {
-	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET) {
+	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
 		return Seen{Present: true, Reset: true}
 	}
 	return Seen{Present: true, Err: err}

@@ -25,6 +25,36 @@ func (c Craft) Frame() []byte {
 	return ether(c.SrcMAC, c.DstMAC, c.packet(), c.Src.Addr())
 }
 
+// Fragments is the segment in frames with IP fragments of at most size bytes, a
+// multiple of eight.
+func (c Craft) Fragments(size int, id uint16) (frames [][]byte) {
+	p, src, dst := c.packet(), c.Src.Addr(), c.Dst.Addr()
+	header := 20 + len(c.IPOptions)
+	if src.Is6() {
+		header = 40
+	}
+	for at := 0; at < len(p)-header; at += size {
+		data, more := p[header+at:], uint16(0)
+		if len(data) > size {
+			data, more = data[:size], 1
+		}
+		var piece []byte
+		if src.Is6() {
+			word := uint16(at) | more
+			piece = append(ipHeader(src, dst, 44, 8+len(data)), 6, 0, byte(word>>8), byte(word), 0, 0, byte(id>>8), byte(id))
+		} else {
+			piece = append(ipHeader(src, dst, 6, len(c.IPOptions)+len(data)), c.IPOptions...)
+			piece[0] += byte(len(c.IPOptions) / 4)
+			binary.BigEndian.PutUint16(piece[4:], id)
+			binary.BigEndian.PutUint16(piece[6:], uint16(at/8)|more<<13)
+			piece[10], piece[11] = 0, 0
+			binary.BigEndian.PutUint16(piece[10:], ^sum16(piece, 0))
+		}
+		frames = append(frames, ether(c.SrcMAC, c.DstMAC, append(piece, data...), src))
+	}
+	return frames
+}
+
 // packet is the IP packet.
 func (c Craft) packet() []byte {
 	tcp := c.tcp()

@@ -24,8 +24,10 @@ const (
 	Drained        Rule = "drained"         // quiet while it was to be drained
 	DrainDeadline  Rule = "drain_deadline"  // busy until the deadline of a drain
 	Killed         Rule = "killed"          // the operator's word
+	AddressLost    Rule = "address_lost"    // an address of ours that it was on went away
 	Stopped        Rule = "stopped"         // its service was closed
 	Refused        Rule = "refused"         // every backend refused it
+	TableFull      Rule = "table_full"      // idle for longest when there was no room for another
 )
 
 // CarriedRef finds a carried connection again, as long as it lives.

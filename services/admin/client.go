@@ -130,6 +130,24 @@ func (c *Client) Suspend(ctx context.Context) (Suspended, error) {
 	return s, err
 }
 
+// Fetch gets what a URL names, over the daemon's stack. size is -1 if it is not known.
+func (c *Client) Fetch(ctx context.Context, from string) (body io.ReadCloser, size int64, err error) {
+	path := fetchPath + "?" + url.Values{"url": {from}}.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://appliance"+path, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, 0, c.explain(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10)) // the status says enough
+		return nil, 0, errors.Join(errors.New(strings.TrimSpace(string(text))), res.Body.Close())
+	}
+	return res.Body, res.ContentLength, nil
+}
+
 // Reload puts the configuration file's difference in force.
 func (c *Client) Reload(ctx context.Context) (ConfigDiff, error) {
 	var d ConfigDiff

@@ -98,6 +98,25 @@ func listen(socket string) (net.Listener, error) {
 	return l, nil
 }
 
+// fetchPath is where what a URL names comes through.
+const fetchPath = "/v1/fetch"
+
+// fetch passes on what Fetch yields. If it breaks off, so does the answer.
+func fetch(w http.ResponseWriter, r *http.Request, src Source) {
+	body, size, err := src.Fetch(r.Context(), r.FormValue("url"))
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	defer body.Close()
+	if size >= 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	}
+	if _, err := io.Copy(w, body); err != nil {
+		panic(http.ErrAbortHandler) // the reader must not take it for the whole
+	}
+}
+
 func routes(src Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Status()) })
@@ -122,6 +141,7 @@ func routes(src Source) http.Handler {
 		}
 		reply(w, answer)
 	}))
+	mux.HandleFunc("GET "+fetchPath, func(w http.ResponseWriter, r *http.Request) { fetch(w, r, src) })
 	mux.HandleFunc("GET /v1/drain", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Drains()) })
 	mux.HandleFunc("GET /v1/drain/report", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.DrainReports()) })
 	mux.HandleFunc("GET /v1/drain/plan", withOrder(func(w http.ResponseWriter, o DrainOrder) {

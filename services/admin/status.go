@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"time"
 
@@ -28,6 +29,27 @@ type Status struct {
 	Table      map[string]uint64  `json:"table"` // what the flow table did, by the names of flow.Counters
 	Loops      services.LoopStats `json:"loops"`
 	Sweep      *Sweep             `json:"sweep,omitempty"` // nil unless this run began after a crash
+	SSH        *SSH               `json:"ssh,omitempty"`   // nil without admin.ssh
+	Time       *Time              `json:"time,omitempty"`  // nil without a section time
+}
+
+// Time is what NTP servers say.
+type Time struct {
+	Server  netip.AddrPort `json:"server,omitzero"` // none without an answer so far
+	Offset  time.Duration  `json:"offset_ns"`       // to be added to our clock, at At
+	RTT     time.Duration  `json:"rtt_ns"`
+	Stratum int            `json:"stratum"`
+	At      time.Time      `json:"at,omitzero"`
+	Sets    bool           `json:"sets"` // the clock is set by it
+	Steps   int            `json:"steps"`
+	Error   string         `json:"error,omitempty"`
+}
+
+// SSH is the command line as it is served on networks.
+type SSH struct {
+	Listen   []netip.AddrPort  `json:"listen"`
+	LoggedIn int               `json:"logged_in"` // now
+	Counters map[string]uint64 `json:"counters"`  // by the names of sshd.Counters
 }
 
 // Sweep is what has become of the connections that a crash has cut off.
@@ -52,7 +74,25 @@ type Interface struct {
 	Driver    string            `json:"driver"`
 	Guard     string            `json:"guard"` // what keeps frames from the kernel
 	Addresses []netip.Prefix    `json:"addresses"`
-	Counters  map[string]uint64 `json:"counters"` // by the names of netif.Counters and stack.AckCounters
+	DHCP      *DHCP             `json:"dhcp,omitempty"` // nil without dhcp: true
+	Counters  map[string]uint64 `json:"counters"`       // by the names of netif.Counters and stack.AckCounters
+}
+
+// DHCP is what a card's DHCP client does, and the lease it has.
+type DHCP struct {
+	State       string         `json:"state"`                 // by RFC 2131: "bound", "selecting", ...
+	Address     netip.Prefix   `json:"address,omitzero"`      // none without a lease, as all that follows
+	Server      netip.Addr     `json:"server,omitzero"`       //
+	Routers     []netip.Addr   `json:"routers,omitempty"`     // of default routes
+	DNS         []netip.Addr   `json:"dns,omitempty"`         //
+	NTP         []netip.Addr   `json:"ntp,omitempty"`         //
+	Hostname    string         `json:"hostname,omitempty"`    // that the server gives this box
+	Domain      string         `json:"domain,omitempty"`      //
+	Acquired    time.Time      `json:"acquired,omitzero"`     //
+	Left        *time.Duration `json:"left_ns,omitempty"`     // nil if it never ends
+	Unconfirmed bool           `json:"unconfirmed,omitempty"` // it is of a run before, and no server answers
+	Tries       int            `json:"tries,omitempty"`       // messages without an answer
+	Error       string         `json:"error,omitempty"`       // what went wrong last
 }
 
 // Service is one service and its totals.
@@ -107,6 +147,9 @@ type Source interface {
 	// Suspend saves everything and ends the daemon; the next start goes on. After an
 	// error all goes on as before.
 	Suspend() (Suspended, error)
+	// Fetch gets what an http or https URL names, over the daemon's own stack: a
+	// box has no other. size is -1 if the server does not say.
+	Fetch(ctx context.Context, url string) (body io.ReadCloser, size int64, err error)
 	// Stop makes the daemon drain and end, as SIGTERM does; an error says that
 	// it does so already.
 	Stop() error

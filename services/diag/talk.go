@@ -30,6 +30,10 @@ func (t *talk) Run(now time.Duration, ready services.Ready) {
 		t.abort(now, services.Stopped)
 		return
 	}
+	if ready&services.ReadyLost != 0 {
+		t.abort(now, services.AddressLost)
+		return
+	}
 	if ready&services.ReadyKill != 0 {
 		t.abort(now, services.Killed)
 		return

@@ -30,7 +30,7 @@ func (x *Proxy) own() {
 		return
 	}
 	c := x.conf()
-	x.Carrier().Own(x.Name(), owner{x}, services.CarrierSettings{
+	x.Carrier().Own(x.Owner(), owner{x}, services.CarrierSettings{
 		Policy: c.Policy, IdleTimeout: c.IdleTimeout, ConnectTimeout: c.ConnectTimeout, ConnectRetries: c.ConnectRetries,
 	})
 }

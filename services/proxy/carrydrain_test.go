@@ -13,6 +13,7 @@ import (
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
+	"github.com/lastack/lastack/services/proxy"
 	"github.com/lastack/lastack/services/servicestest"
 )
 
@@ -35,7 +36,7 @@ func chatter(r *rig, p *servicestest.Peer) {
 func TestADrainEndsQuietCarriedConnectionsAtOnce(t *testing.T) {
 	n := 3000 // more than a run ends at once
 	if testing.Short() {
-		n = 200 // the race detector bears some 8000 goroutines, and each segment is one
+		n = 30 // the race detector does not bear many timers at one moment: each segment is one
 	}
 	bothCarriers(t, func(r *rig) {
 		r.net.Delay = 10 * time.Millisecond
@@ -413,5 +414,53 @@ func TestCarriedConnectionsGoOnInAnotherProcess(t *testing.T) {
 		time.Sleep(time.Second)
 		r.wantDrains("backend 10.0.0.22:80/0 drained 0 left 1 clean; ")
 		wantReport(r.T, r.proxy.Drain(r.Context(), config.DefaultDrain()), 1, 0, 0, 0, 300*time.Millisecond)
+	})
+}
+
+// A service that is there again while the one before of its name drains has
+// connections of its own, and keeps them in the next process.
+func TestTwoServicesOfOneNameHaveTheirOwnCarriedConnections(t *testing.T) {
+	bothCarriers(t, func(r *rig) {
+		h := r.backend(back1)
+		r.start()
+		old := r.proxy
+		c1, b1 := r.pair(h)
+		r.say(c1, "question")
+		c1.CloseWrite()
+		r.hear(b1, "question") // it drains until it is answered
+		time.Sleep(time.Second)
+		old.Withdraw(nil)
+		if err := old.StartDrain(config.DefaultDrain(), "reload"); err != nil {
+			r.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		r.owner = "web/2"
+		r.conf.Listen = []config.Listen{{Addrs: []netip.AddrPort{netip.AddrPortFrom(front.Addr(), 81)}}}
+		r.proxy = proxy.New(r.conf, r.pol, r.env())
+		if err := r.proxy.Start(); err != nil {
+			r.Fatal(err)
+		}
+		defer func() { r.stop() }()
+		if _, err := r.net.Client(r.conf.Listen[0].Addrs[0]); err != nil {
+			r.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if of, with := old.Conns(), r.proxy.Conns(); len(of) != 1 || len(with) != 1 || of[0].ID == with[0].ID {
+			r.Errorf("the old one has %+v and the new one %+v, want one each", of, with)
+		}
+		b1.CloseWrite()
+		r.hearEnd(c1)
+		time.Sleep(time.Second)
+		if report := old.Drain(r.Context(), config.DefaultDrain()); report.Clean != 1 {
+			r.Errorf("the old one's report is %+v", report)
+		}
+		old.Close()
+		r.owner = ""
+		if n := r.move(); n != 1 {
+			r.Errorf("%d connections live on, want 1", n)
+		}
+		if k := r.proxy.Counters(); k.Active != 1 {
+			r.Errorf("the counters are %+v", k)
+		}
 	})
 }

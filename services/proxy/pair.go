@@ -43,6 +43,9 @@ func (p *pair) Run(now time.Duration, ready services.Ready) {
 		return
 	}
 	switch {
+	case ready&services.ReadyLost != 0:
+		p.abort(now, services.AddressLost, services.First{Who: "us", How: services.ByRST})
+		return
 	case ready&services.ReadyKill != 0, ready&services.ReadyEnd != 0 && p.Stage() == services.Connecting:
 		p.abort(now, services.Killed, services.First{Who: "us", How: services.ByRST})
 		return

@@ -29,6 +29,7 @@ type rig struct {
 	*testing.T
 	net   *servicestest.Net
 	carry *servicestest.CarrierNet // if not nil it is the proxy's network
+	owner string                   // its name for carry, if not its own
 	loops *services.Loops
 	proxy *proxy.Proxy
 	conf  config.Service
@@ -58,7 +59,7 @@ func (r *rig) start() {
 }
 
 func (r *rig) env() services.Env {
-	env := services.Env{Network: r.net, Loops: r.loops, Log: slog.New(slog.DiscardHandler)}
+	env := services.Env{Network: r.net, Loops: r.loops, Owner: r.owner, Log: slog.New(slog.DiscardHandler)}
 	if r.carry != nil {
 		env.Network = r.carry
 	}

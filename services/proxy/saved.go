@@ -103,6 +103,11 @@ func (x *Proxy) Load(s *services.Saved, conn func(id uint64) services.Conn) (int
 		b.failures.Store(v.Failures)
 		b.plan.Store(s.Recall(v.Plan))
 	}
+	if s.Owner != "" && s.Owner != x.Owner() {
+		x.OwnAs(s.Owner)
+		x.own()
+		x.CarryAll(x.mode.Load().by)
+	}
 	n, err := x.Server.Load(s, conn)
 	x.loadCarried()
 	return n, err

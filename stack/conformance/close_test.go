@@ -59,9 +59,9 @@ func TestAFINInTimeWaitIsAcknowledgedAndStartsItAnew(t *testing.T) {
 	if _, came := p.next(anything, 1200*time.Millisecond); came {
 		t.Error("TIME-WAIT is not silent")
 	}
+	again := time.Now()
 	p.say(lab.FIN|lab.ACK, 1, 2, "")
 	p.expectACK(2, 2)
-	again := time.Now()
 	within(t, 6*time.Second, "the end of TIME-WAIT", func() bool { return b.States()["TIME-WAIT"] == 0 })
 	if time.Since(again) < 1700*time.Millisecond || time.Since(begin) < 2900*time.Millisecond {
 		t.Errorf("it ended %v after the last FIN, want 2 s", time.Since(again))

@@ -89,7 +89,7 @@ func TestRepetitionsBackOffAndMeasureNothing(t *testing.T) {
 	t.Parallel()
 	p := func(p *config.Policy) { p.Retransmit.LossDetection = "sack" }
 	_, h, c := met(t, p)
-	before := c.Info().RTT
+	before, rto := c.Info().RTT, c.Info().RTO
 	write(t, c, "lost")
 	h.expect("data", hasData)
 	var times []time.Time
@@ -100,15 +100,12 @@ func TestRepetitionsBackOffAndMeasureNothing(t *testing.T) {
 		}
 		times = append(times, s.Time)
 	}
-	for i := range 2 {
-		first, second := times[i+1].Sub(times[i]), times[i+2].Sub(times[i+1])
-		if ratio := float64(second) / float64(first); ratio < 1.7 || ratio > 2.4 {
-			t.Errorf("repetitions wait %v and then %v, want twice as long", first, second)
-		}
-	}
+	// 2 + 4 + 8 of them. In all, because one that a busy machine makes late is
+	// followed by one that seems early.
+	between(t, "the fourth repetition comes behind the first", times[3].Sub(times[0]), 10*rto, 22*rto)
 	h.say(lab.ACK, 1, 5, "")
 	within(t, 5*time.Second, "the ACK taken", func() bool { return c.Info().Unacked == 0 })
-	if after := c.Info().RTT; after > before+20*time.Millisecond {
+	if after := c.Info().RTT; after > before+100*time.Millisecond { // measured, it would be an eighth of three seconds more
 		t.Errorf("a round trip of %v was measured by an ACK of what was repeated; it was %v", after, before)
 	}
 }
@@ -156,7 +153,7 @@ func TestThreeDuplicateACKsRepeatTheLostSegment(t *testing.T) {
 		h.say(lab.ACK, 1, lost-h.irs, "")
 	}
 	h.expect("the lost one again", func(s lab.Segment) bool { return s.Seq == lost && s.Len > 0 })
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > 2500*time.Millisecond {
 		t.Errorf("it took %v, and the timeout is 3 s", took)
 	}
 }

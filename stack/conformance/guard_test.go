@@ -279,6 +279,7 @@ func TestAWindowThatStaysClosedIsProbedUntilTheBound(t *testing.T) {
 	if probes == 0 || !s.Flags.Has(lab.RST) {
 		t.Errorf("%d probes came before the reset", probes)
 	}
+	h.expectNothing("something after the reset", anything) // the table's timers go on, and it still knows
 	if got := c.Life().EndedBy; got != "zero_window" {
 		t.Errorf("it ended by %q, want zero_window", got)
 	}

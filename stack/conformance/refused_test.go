@@ -3,11 +3,13 @@ package conformance
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/stack"
 )
 
@@ -133,7 +135,7 @@ func TestAWrongACKInSYNSENTLeavesOurSYNToItsTimer(t *testing.T) {
 	if again.Flags != lab.SYN || again.Seq != first.Seq {
 		t.Errorf("got %v, want the SYN again", again)
 	}
-	between(t, "the second SYN", again.Time.Sub(first.Time), 900*time.Millisecond, 1600*time.Millisecond)
+	between(t, "the second SYN", again.Time.Sub(first.Time), 900*time.Millisecond, 1900*time.Millisecond)
 	p.say(lab.SYN|lab.ACK, 0, 1, "")
 	if err := await(t, c, c.Established); err != nil {
 		t.Error(err)
@@ -228,7 +230,7 @@ func TestSYNsToAllAndFromOurselvesAreIgnored(t *testing.T) {
 }
 
 // RFC 5681, 4.2: what fills a gap is acknowledged at once. Otherwise the first
-// ACK of a connection waits for 20 ms: of a few connections one at least is not
+// ACK of a connection waits for 20 ms: of some connections one at least is not
 // late for other reasons.
 func TestWhatFillsAGapIsAcknowledgedAtOnce(t *testing.T) {
 	t.Parallel()
@@ -238,7 +240,7 @@ func TestWhatFillsAGapIsAcknowledgedAtOnce(t *testing.T) {
 			b := newBox(t, nil)
 			l := b.listen(t, box4)
 			best := time.Hour
-			for from := range uint16(5) {
+			for from := uint16(0); from < 50 && best > 15*time.Millisecond; from++ {
 				p := b.peer(t, box4, 5000+from)
 				p.handshake(options...)
 				c := accept(t, l)
@@ -303,5 +305,44 @@ func TestAConnectionOutOfACrowdIsGuarded(t *testing.T) {
 	p.say(lab.ACK|lab.PSH, 6, 3, "good")
 	if got := read(t, c, 4); got != "good" {
 		t.Errorf("read %q", got)
+	}
+}
+
+// A segment in IP fragments is one: the guard judges it, and its FIN is known.
+func TestASegmentInFragmentsIsJudgedAsOne(t *testing.T) {
+	t.Parallel()
+	for _, at := range []netip.Addr{box4, box6} {
+		t.Run(family(at), func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, nil)
+			p, c := b.open(t, at, mss(1220)...)
+			say := func(flags lab.Flags, seq, ack uint32, data string) {
+				for _, f := range p.craft(flags, seq, ack, data).Fragments(48, 7) {
+					p.frame(f)
+				}
+			}
+			text := strings.Repeat("0123456789", 20)
+			say(lab.ACK|lab.PSH, 1, 1, text)
+			if got := read(t, c, 200); got != text {
+				t.Errorf("read %q", got)
+			}
+			say(lab.ACK|lab.PSH, 201, 1<<20, "evil"+text)
+			p.expectBare(1, 201)
+			if got := b.flows.Count.BadACK.Load(); got != 1 {
+				t.Errorf("%d impossible ACKs are counted, want 1", got)
+			}
+			say(lab.ACK|lab.FIN, 201, 1, text)
+			p.expectBare(1, 402)
+			if got := read(t, c, 200); got != text {
+				t.Errorf("read %q", got)
+			}
+			closeWrite(t, c)
+			p.expect("FIN", isFIN)
+			p.say(lab.ACK, 402, 2, "")
+			within(t, 5*time.Second, "the end", isState(c, "CLOSED"))
+			if life := c.Life(); life.FinFirst != tcpinfo.Peer || !life.PeerFin || !life.FinAcked {
+				t.Errorf("it ended like this: %+v", life)
+			}
+		})
 	}
 }

@@ -71,9 +71,10 @@ func TestASenderFillsNoCrumbsWhenNothingIsOnItsWay(t *testing.T) {
 			p, c := newBox(t, nil).open(t, box4, mss(1000)...)
 			window := func(n uint16) time.Time {
 				p.win = n
+				before := time.Now()
 				p.say(lab.ACK, 1, 1, "")
 				within(t, 5*time.Second, "the window", func() bool { return c.Life().ZeroWindow > 0 || n > 1000 })
-				return time.Now()
+				return before
 			}
 			window(first)
 			begin := window(50)

@@ -162,11 +162,10 @@ func addrPort(a, p []byte) netip.AddrPort {
 
 // through is one connection of the duct, established.
 type through struct {
-	d             *duct
-	client, own   netip.AddrPort
-	cseq, bseq    uint32 // next of the client, and of the backend
-	iss, bss      uint32 // ours toward the client, and toward the backend, plus one: next
-	cack, backack uint32
+	d           *duct
+	client, own netip.AddrPort
+	cseq, bseq  uint32 // next of the client, and of the backend
+	iss, bss    uint32 // ours toward the client, and toward the backend, plus one: next
 }
 
 // open makes a connection: SYN, SYN-ACK, ACK. It is nil if the table did not
@@ -423,4 +422,31 @@ func FuzzCarriedInbound(f *testing.F) {
 			read(t, fr)
 		}
 	})
+}
+
+func TestTheBoundOfCarriedConnections(t *testing.T) {
+	d := newDuct(t)
+	d.table.BoundCarried(2, "refuse")
+	x := d.open(t, 1)
+	d.clock.Advance(time.Second)
+	d.open(t, 2)
+	third := netip.MustParseAddrPort("172.16.9.9:3333")
+	if v := d.wan.Inbound(d.write(third, ductAt, flagSYN, 1000, 0, nil, nil)); v != frame.Reply {
+		t.Errorf("refuse: verdict %d, want a reply", v)
+	}
+	d.table.BoundCarried(2, "relay")
+	if v := d.wan.Inbound(d.write(third, ductAt, flagSYN, 1000, 0, nil, nil)); v != frame.Pass {
+		t.Errorf("relay: verdict %d, want the stack to have it", v)
+	}
+	d.table.BoundCarried(2, "oldest")
+	d.open(t, 3)
+	if d.owner.ended != 1 || d.table.Carried() != 2 {
+		t.Errorf("oldest: %d have ended and %d are left, want 1 and 2", d.owner.ended, d.table.Carried())
+	}
+	if v, _ := x.fromClient(t, flagACK, []byte("am I there?")); v == frame.Forward {
+		t.Error("oldest: it is not the oldest that has ended")
+	}
+	if n := d.table.Count.CarriedFull.Load(); n != 3 {
+		t.Errorf("%d clients found no room, want 3", n)
+	}
 }

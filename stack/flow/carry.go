@@ -66,6 +66,12 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 			return a, v
 		}
 	}
+	if p.repeatsAnswer(s) {
+		if !p.forward(fr, l, s, now) {
+			return a, frame.Drop
+		}
+		return a, frame.Forward
+	}
 	if s.flags&(rst|syn) != 0 {
 		return p.interrupt(fr, l, s, now)
 	}
@@ -110,6 +116,14 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 	}
 	p.advance(was, mwas, now)
 	return a, frame.Forward
+}
+
+// repeatsAnswer reports whether a backend repeats its SYN-ACK to a client who has
+// not acknowledged it: that is for the client. An ACK of ours would end the
+// backend's handshake before the client's.
+func (p *pairing) repeatsAnswer(s *segment) bool {
+	f := p.f
+	return s.flags&(syn|ack|rst) == syn|ack && f.has(dialled) && p.m.state == SynReceived && s.seq == f.irs && s.ack == f.iss+1
 }
 
 // offered is the window that we have told the peer last, in bytes.
@@ -279,6 +293,7 @@ func (p *pairing) conclude(now instant) {
 	t := p.t
 	p.ended, p.owner = t.describe(p.client, p.other, now), p.client.owner()
 	t.Count.CarriedEnds.Add(1)
+	t.carriedNow.Add(-1)
 	t.ends.take(&p.client.key)
 	for _, f := range [...]*Flow{p.f, p.m} {
 		sh, slot := p.place(f)

@@ -14,11 +14,12 @@ func (f *Flow) crumbs(wnd uint32) bool {
 // leaveCrumb decides whether an open window is left alone for now: gVisor cuts a
 // segment to any window when nothing is on its way (RFC 9293, 3.8.6.2.1: "MUST
 // include a SWS avoidance algorithm in the sender"), so it is told that the
-// window is closed. It probes, and by the time the answer comes the window counts.
+// window is closed. It probes, and by the time the answer comes the window
+// counts. Who sends on a carried connection decides for himself.
 func (f *Flow) leaveCrumb(wnd, ack uint32, now instant) bool {
 	waits := f.has(crumb)
 	f.flags &^= crumb
-	if ack != f.sndNxt || !f.crumbs(wnd) || waits && now.ms-f.closedWnd >= crumbMost {
+	if f.has(carried) || ack != f.sndNxt || !f.crumbs(wnd) || waits && now.ms-f.closedWnd >= crumbMost {
 		return false
 	}
 	f.flags |= crumb

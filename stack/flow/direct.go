@@ -85,6 +85,7 @@ func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now in
 	p.client, p.fr = p.f, fr
 	p.dial(&bk, w, now)
 	t.Count.Directed.Add(1)
+	t.carriedNow.Add(1)
 	p.unlock()
 	p.speak()
 	if p.sent {
@@ -381,6 +382,7 @@ func (t *Table) refuse(client *key, o *owned, why tcpinfo.Rule) {
 	t.forget(sh, f, slot)
 	sh.mu.Unlock()
 	t.put(r.card, r.mac, r.tagged, r.vlan, &r.key, &r.a)
+	t.carriedNow.Add(-1)
 	t.Count.CarriedEnds.Add(1)
 	if o != nil {
 		o.to.Ended(c)

@@ -27,7 +27,7 @@ var limitRules = [...]tcpinfo.Rule{
 	tcpinfo.FinWait1, tcpinfo.Closing, tcpinfo.LastAck, tcpinfo.CloseWait, tcpinfo.ZeroWindow, tcpinfo.SynRetries,
 	// Of carried connections besides:
 	tcpinfo.Keepalive, tcpinfo.UserTimeout, tcpinfo.MaxRetries, tcpinfo.FinWait2, tcpinfo.IdleTimeout, tcpinfo.HalfClose,
-	tcpinfo.ConnectTimeout, tcpinfo.Refused, tcpinfo.Drained, tcpinfo.DrainDeadline, tcpinfo.Killed, tcpinfo.Stopped,
+	tcpinfo.ConnectTimeout, tcpinfo.Refused, tcpinfo.Drained, tcpinfo.DrainDeadline, tcpinfo.Killed, tcpinfo.Stopped, tcpinfo.AddressLost,
 }
 
 // ruleNumber is what Flow.endedBy keeps of a rule.
@@ -222,7 +222,7 @@ func (t *Table) deadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool) {
 		since = uint32(f.began/1e6) + f.entered[f.state] - 1 // a repeated SYN is no progress
 	}
 	due = since + uint32(limit.Milliseconds())
-	if f.has(zeroWindow) && f.closedWnd != 0 && p.ZeroWindow > 0 && f.state != TimeWait {
+	if f.has(zeroWindow) && f.closedWnd != 0 && p.ZeroWindow > 0 && f.state.synchronized() && f.state != TimeWait {
 		if at := f.closedWnd + uint32(p.ZeroWindow.Milliseconds()); !ok || int32(at-due) < 0 {
 			return at, tcpinfo.ZeroWindow, true
 		}

@@ -45,9 +45,10 @@ func (t *Table) guard(f *Flow, s *segment, now instant) ruling {
 			return answered
 		}
 	}
-	if s.length() == 0 && s.seq == f.rcvNxt-1 && f.window != 0 {
+	if s.length() == 0 && s.seq == f.rcvNxt-1 && f.window != 0 && !f.has(carried) {
 		// RFC 9293, 3.8.4: the peer's keepalive probe. gVisor answers it as it does
-		// all that is not acceptable, once in half a second.
+		// all that is not acceptable, once in half a second. A carried one is for
+		// the other end.
 		return answered
 	}
 	// RFC 5961, 5.2: acceptable is SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT.

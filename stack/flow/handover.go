@@ -245,6 +245,7 @@ func (t *Table) takePair(client, backend *Flow, now instant) bool {
 	p.m.join(p.fsh, p.fslot)
 	p.settle(p.f, now)
 	p.settle(p.m, now)
+	t.carriedNow.Add(1)
 	return true
 }
 

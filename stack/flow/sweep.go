@@ -72,6 +72,21 @@ func (t *Table) Recall(card int, j *journal.Journal, ours func(netip.Addr) bool)
 	w.n.Store(int32(len(w.left)))
 }
 
+// Disown forgets what Recall has told of an address that is not ours any more: the
+// peers of its connections are not asked.
+func (t *Table) Disown(a netip.Addr) {
+	w := &t.sweep
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for k := range w.left {
+		if k.localAddr().Addr() == a {
+			delete(w.left, k)
+			w.told.Skipped++
+		}
+	}
+	w.n.Store(int32(len(w.left)))
+}
+
 // Sweep asks the peers of the connections that Recall has told of, each with an
 // ACK that is never acceptable: it lies one before what the peer has
 // acknowledged. One that still believes in its connection answers with an ACK

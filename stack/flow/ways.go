@@ -86,6 +86,14 @@ func (w *way) same(f *Flow) bool {
 	return w.mac == f.mac && w.card == f.card && w.vlan == f.vlan && w.tagged == f.has(tagged) && w.own == f.key.localAddr().Addr()
 }
 
+// ForgetWays makes the table find out anew how backends are reached: our addresses
+// or routes have changed.
+func (t *Table) ForgetWays() {
+	t.ways.mu.Lock()
+	defer t.ways.mu.Unlock()
+	t.ways.of.Store(nil)
+}
+
 // forget drops a way that led nowhere.
 func (w *ways) forget(backend netip.AddrPort) {
 	if all := w.of.Load(); all != nil {
