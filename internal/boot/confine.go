@@ -30,7 +30,7 @@ func Confine(root string, args []string) error {
 		landlock.RODirs(at("etc", "proc", "sys", "esp", "data/log")...).IgnoreIfMissing(),
 		landlock.RWDirs(at("proc/sys/net")...).IgnoreIfMissing(), // the cards' settings
 		landlock.RWFiles(at("dev/null", "dev/zero", "dev/urandom", "dev/random")...).IgnoreIfMissing(),
-		landlock.RWFiles(at("dev/ttyS0", "dev/ttyS1", "dev/ttyAMA0", "dev/tty1", "dev/hvc0")...).IgnoreIfMissing(), // those it owns: the console
+		landlock.RWFiles(at("dev/ttyS0", "dev/ttyS1", "dev/ttyAMA0", "dev/tty1", "dev/hvc0")...).WithIoctlDev().IgnoreIfMissing(), // those it owns: the console
 		landlock.ROFiles(at("init")...).IgnoreIfMissing(),
 	)
 	if err != nil {

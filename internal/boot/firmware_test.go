@@ -622,11 +622,11 @@ func TestThePowerIsCutWhileASlotIsWritten(t *testing.T) {
 		t.Errorf("problems: %v", s.Problems)
 	}
 	if s.Trial {
-		m.expect(time.Minute, "slot is good")
+		m.expect(time.Minute, "slot is good slot=")
 	}
 	m.must(time.Minute, "update install --downgrade /dev/vdb --reboot")
 	m.ready("v2")
-	m.expect(time.Minute, "slot is good")
+	m.expect(time.Minute, "slot is good slot=")
 }
 
 // The power is cut 20 times while a configuration is applied: the box has the old one or the new one, whole.

@@ -61,6 +61,7 @@ func (b *Box) boot() {
 	b.findConsole()
 	b.watchButtons()
 	b.limits()
+	b.forgetModules()
 }
 
 // mountKernel mounts what the kernel offers.
