@@ -26,8 +26,13 @@ func base(more ...string) Set {
 		"sch_ingress", "cls_bpf", "act_gact", "cls_matchall",
 		// The power button, which is also how a host shuts a machine down.
 		"button", "evdev",
-	}}
+	}, more...)}
 }
+
+// phyARM64 are the chips between a board's network controller and its socket.
+// They show no modalias: the kernel would ask modprobe for them, which is not
+// there, and then drive them without their clock delays.
+var phyARM64 = []string{"realtek", "broadcom", "bcm7xxx", "marvell", "marvell10g", "motorcomm"}
 
 func watchdogAMD64() Set {
 	return Set{"watchdog", []string{"i6300esb", "lpc_ich", "i2c_i801", "iTCO_wdt", "sp5100_tco", "wdat_wdt", "softdog"}}
