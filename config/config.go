@@ -16,6 +16,7 @@ type Config struct {
 	Drain      Drain
 	Admin      Admin
 	State      State
+	Carried    Carried
 	Time       Time
 
 	warnings []Error
@@ -110,6 +111,12 @@ type Console struct {
 type State struct {
 	Journal         bool          // which connections are alive, so that a start after a crash can end them
 	JournalInterval time.Duration // how often it is written at most, 1s or more
+}
+
+// Carried bounds what the flow table carries without the stack.
+type Carried struct {
+	Max  int    // connections at once; some 500 bytes each
+	Full string // what a further client gets: "refuse", "relay" or "oldest", who pushes the one out that has been idle for longest
 }
 
 // Time says whom to ask for the time.

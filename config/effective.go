@@ -21,6 +21,7 @@ func (c *Config) Effective() ([]byte, error) {
 		{"drain", c.Drain.node()},
 		{"admin", c.Admin.node()},
 		{"state", c.State.node()},
+		{"carried", flow(pair{"max", number(c.Carried.Max)}, pair{"full", word(c.Carried.Full)})},
 	}
 	if c.Time.Asked {
 		pairs = append(pairs, pair{"time", c.Time.node()})

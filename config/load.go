@@ -10,7 +10,7 @@ import (
 )
 
 // sections are the keys of the file.
-var sections = []string{"interfaces", "policies", "services", "drain", "admin", "state", "time"}
+var sections = []string{"interfaces", "policies", "services", "drain", "admin", "state", "carried", "time"}
 
 // Load reads and checks a file. The error is an Errors with everything that is
 // wrong with it.
@@ -69,5 +69,6 @@ func (p *parser) config(c *Config, root value) {
 	c.Drain = p.drain(found["drain"])
 	c.Admin = p.admin(found["admin"], &net, c.Services)
 	c.State = p.state(found["state"])
+	c.Carried = p.carried(found["carried"])
 	c.Time = p.time(found["time"])
 }

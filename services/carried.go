@@ -118,6 +118,7 @@ var endedBy = map[tcpinfo.Rule]Reason{
 	tcpinfo.Killed:         Killed,
 	tcpinfo.Stopped:        Stopped,
 	tcpinfo.AddressLost:    AddressLost,
+	tcpinfo.TableFull:      TableFull,
 }
 
 // reasonOfCarried is why a carried connection ended: first what the table did by

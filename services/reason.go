@@ -61,6 +61,7 @@ const (
 	ClientLost                       // a side's connection could not be made again in the process that took over
 	BackendLost                      //
 	AddressLost                      // an address of ours that it was on went away
+	TableFull                        // idle for longest when there was no room for another carried connection
 
 	reasons
 )
@@ -75,7 +76,7 @@ var reasonNames = [reasons]string{
 	"client_fin_wait1", "backend_fin_wait1", "client_fin_wait2", "backend_fin_wait2",
 	"client_closing", "backend_closing", "client_last_ack", "backend_last_ack",
 	"client_close_wait", "backend_close_wait", "client_zero_window", "backend_zero_window",
-	"client_heartbeat", "backend_heartbeat", "client_lost", "backend_lost", "address_lost",
+	"client_heartbeat", "backend_heartbeat", "client_lost", "backend_lost", "address_lost", "table_full",
 }
 
 // ruled are the reasons of the rules of a policy.

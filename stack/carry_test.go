@@ -69,13 +69,15 @@ func (o *owner) Tried(_ netip.AddrPort, err error) {
 	o.tried = append(o.tried, err)
 }
 
+func (o *owner) Spared(netip.AddrPort) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.back++
+}
+
 func (o *owner) Ended(c *tcpinfo.Carried) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if c == nil {
-		o.back++
-		return
-	}
 	o.ended = append(o.ended, c)
 }
 
@@ -447,6 +449,45 @@ func TestDirectTriesTheNextBackend(t *testing.T) {
 	}
 	if e := b.owner.end(t, 3); e.Client.Rule != tcpinfo.Refused || !e.View.Connecting {
 		t.Errorf("it ended as %s, want refused", brief(e))
+	}
+}
+
+// One backend that starts anew is waited for, as by a relay.
+func TestDirectWaitsForABackendThatStartsAnew(t *testing.T) {
+	b := newBetween(t, true, nil)
+	at := netip.AddrPortFrom(wan4, 7)
+	s, err := lab.Echo(limit(t), b.server, netip.AddrPortFrom(server4, 7).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.carry(t, at, netip.AddrPortFrom(server4, 7), tcpinfo.Direct)
+	c := b.dialled(t, at)
+	sayTo(t, c, "first")
+	hear(t, c, 5)
+	_ = c.Close()
+	b.owner.end(t, 1)
+	s.Close()
+	came := make(chan net.Conn, 1)
+	go func() {
+		c, err := b.client.Dial(limit(t), "tcp", at.String())
+		if err != nil {
+			t.Error(err)
+		}
+		came <- c
+	}()
+	within(t, 5*time.Second, "a refusal", func() bool {
+		b.owner.mu.Lock()
+		defer b.owner.mu.Unlock()
+		return len(b.owner.tried) > 0 && b.owner.tried[len(b.owner.tried)-1] != nil
+	})
+	if s, err = lab.Echo(limit(t), b.server, netip.AddrPortFrom(server4, 7).String()); err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, s)
+	if c := <-came; c != nil {
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		_ = c.Close()
 	}
 }
 

@@ -184,7 +184,7 @@ func (c *crossing) writeFile() {
   default:
     keepalive: {idle: 2s, interval: 1s, probes: 30}
     user_timeout: 2m
-    retransmit: {max_rto: 2s, max_retries: 60}
+    retransmit: {max_rto: 2s, max_retries: 60, syn_retries: 6}
     time_wait: {duration: 5s}
 services:
 ` + c.text.String() + "drain: {deadline: 10s, fin_grace: 10s}\nadmin: {socket: " + c.socket + "}\n"

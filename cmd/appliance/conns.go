@@ -221,50 +221,37 @@ func timersCells(all []tcpinfo.Timer) string {
 	return b.String()
 }
 
-// tcpLine is a snapshot of a connection in the words of ss -i.
+// tcpLine is a snapshot of a connection in the words of ss -i. What is not known of
+// a carried one, since the peers' own stacks retransmit, is left out.
 func tcpLine(i services.Info, l services.Life) string {
-	var b strings.Builder
-	if i.Timestamps {
-		b.WriteString("ts ")
+	var words []string
+	add := func(known bool, format string, args ...any) {
+		if known {
+			words = append(words, fmt.Sprintf(format, args...))
+		}
 	}
-	if i.SACK {
-		b.WriteString("sack ")
+	add(i.Timestamps, "ts")
+	add(i.SACK, "sack")
+	add(l.Options.Seen && l.Options.SndScale >= 0, "wscale:%d,%d", l.Options.SndScale, l.Options.RcvScale)
+	add(i.RTO > 0, "rto:%s rtt:%s/%s", span(i.RTO), span(i.RTT), span(i.RTTVar))
+	add(i.SndMSS > 0, "mss:%d", i.SndMSS)
+	add(i.SndCwnd > 0, "cwnd:%d", i.SndCwnd)
+	add(i.SndSsthresh > 0 && i.SndSsthresh < 1<<30, "ssthresh:%d", i.SndSsthresh)
+	add(i.SegsOut+i.SegsIn > 0, "segs_out:%d segs_in:%d", i.SegsOut, i.SegsIn)
+	add(i.Retrans > 0, "retrans:%d", i.Retrans)
+	add(i.Backoff > 0, "backoff:%d", i.Backoff)
+	add(i.Unacked > 0, "unacked:%d", i.Unacked)
+	add(i.CaState != "" && i.CaState != "open", "ca_state:%s", i.CaState)
+	add(i.CaState != "", "snd_wnd:%d rcv_wnd:%d", i.SndWnd, i.RcvWnd)
+	add(l.Hint != "", "icmp:%s", l.Hint)
+	return strings.Join(words, " ") + timersCells(i.Timers) + rcvQueue(i.RcvQueue)
+}
+
+func rcvQueue(n int) string {
+	if n == 0 {
+		return ""
 	}
-	if o := l.Options; o.Seen && o.SndScale >= 0 {
-		fmt.Fprintf(&b, "wscale:%d,%d ", o.SndScale, o.RcvScale)
-	}
-	fmt.Fprintf(&b, "rto:%s rtt:%s/%s", span(i.RTO), span(i.RTT), span(i.RTTVar))
-	if i.SndMSS > 0 {
-		fmt.Fprintf(&b, " mss:%d", i.SndMSS)
-	}
-	fmt.Fprintf(&b, " cwnd:%d", i.SndCwnd)
-	if i.SndSsthresh > 0 && i.SndSsthresh < 1<<30 {
-		fmt.Fprintf(&b, " ssthresh:%d", i.SndSsthresh)
-	}
-	fmt.Fprintf(&b, " segs_out:%d segs_in:%d", i.SegsOut, i.SegsIn)
-	if i.Retrans > 0 {
-		fmt.Fprintf(&b, " retrans:%d", i.Retrans)
-	}
-	if i.Backoff > 0 {
-		fmt.Fprintf(&b, " backoff:%d", i.Backoff)
-	}
-	if i.Unacked > 0 {
-		fmt.Fprintf(&b, " unacked:%d", i.Unacked)
-	}
-	if i.CaState != "" && i.CaState != "open" {
-		fmt.Fprintf(&b, " ca_state:%s", i.CaState)
-	}
-	if i.CaState != "" {
-		fmt.Fprintf(&b, " snd_wnd:%d rcv_wnd:%d", i.SndWnd, i.RcvWnd)
-	}
-	if l.Hint != "" {
-		fmt.Fprintf(&b, " icmp:%s", l.Hint)
-	}
-	b.WriteString(timersCells(i.Timers))
-	if i.RcvQueue > 0 {
-		fmt.Fprintf(&b, " rcvq:%d", i.RcvQueue)
-	}
-	return b.String()
+	return fmt.Sprintf(" rcvq:%d", n)
 }
 
 func writeEnded(w io.Writer, rows []services.Ended, wide bool) error {

@@ -92,6 +92,7 @@ func (d *daemon) start(ctx context.Context) error {
 	d.leases = newLeases(d)
 	d.ids = new(atomic.Uint64)
 	d.flows = flow.New(flow.Options{Policies: d.conf().Policies, Clock: d.clock, IDs: func() uint64 { return d.ids.Add(1) }})
+	d.flows.BoundCarried(d.conf().Carried.Max, d.conf().Carried.Full)
 	links, err := d.openCards()
 	if err != nil {
 		return err

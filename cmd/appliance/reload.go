@@ -255,6 +255,7 @@ func (d *daemon) compare(next *config.Config) (admin.ConfigDiff, error) {
 // putInForce applies a configuration that has been checked, in an order in which
 // an address is left by one service before another listens there.
 func (d *daemon) putInForce(next *config.Config) error {
+	d.flows.BoundCarried(next.Carried.Max, next.Carried.Full)
 	if err := d.stack.SetPolicies(next.Policies); err != nil {
 		return err
 	}

@@ -149,7 +149,7 @@ func endLines(who string, l services.Life, end *services.EndedSide) []string {
 		add("it died by %s", end.Died)
 	}
 	if l.EndedBy != "" {
-		add("the bound %s of its policy ended it", l.EndedBy)
+		add("%s", endedBy(l.EndedBy))
 	}
 	if l.Unacked > 0 {
 		add("%s of ours unacknowledged, the oldest segment sent again %s", size(uint64(l.Unacked)), times(l.Repeats))
@@ -259,6 +259,7 @@ var reasonWords = map[string]string{
 	"stopped":             "its service was closed",
 	"internal_error":      "a fault of the appliance ended this one connection; the log has it",
 	"killed":              "the operator ended it",
+	"table_full":          "it had been idle for longest when there was no room for another (carried.max)",
 	"client_lost":         "an upgrade or a planned restart could not take the client's connection over",
 	"backend_lost":        "an upgrade or a planned restart could not take the backend's connection over",
 }
@@ -274,4 +275,25 @@ var ruleWords = map[tcpinfo.Rule]string{
 	tcpinfo.LastAck:     "did not acknowledge the last FIN within last_ack",
 	tcpinfo.CloseWait:   "had finished, and nothing moved for close_wait",
 	tcpinfo.ZeroWindow:  "kept its window closed for zero_window",
+}
+
+// endedBy tells of a rule that the flow table has ended a side by.
+func endedBy(r tcpinfo.Rule) string {
+	switch r {
+	case tcpinfo.Drained:
+		return "it was quiet when it was to be drained"
+	case tcpinfo.DrainDeadline:
+		return "the deadline of its drain ended it"
+	case tcpinfo.TableFull:
+		return "it had been idle for longest when there was no room for another"
+	case tcpinfo.Killed:
+		return "the operator ended it"
+	case tcpinfo.Stopped:
+		return "its service was stopped"
+	case tcpinfo.Refused:
+		return "every backend refused it"
+	case tcpinfo.ConnectTimeout, tcpinfo.IdleTimeout:
+		return fmt.Sprintf("%s of its service ended it", r)
+	}
+	return fmt.Sprintf("the bound %s of its policy ended it", r)
 }

@@ -27,6 +27,7 @@ const (
 	AddressLost    Rule = "address_lost"    // an address of ours that it was on went away
 	Stopped        Rule = "stopped"         // its service was closed
 	Refused        Rule = "refused"         // every backend refused it
+	TableFull      Rule = "table_full"      // idle for longest when there was no room for another
 )
 
 // CarriedRef finds a carried connection again, as long as it lives.

@@ -117,10 +117,16 @@ look:
 		t.Count.BadSource.Add(1) // RFC 9293, 3.9.2.3: silently discarded
 		return frame.Drop
 	}
-	if by, ok := t.carriageOf(s.key.localAddr()); ok && by.by == tcpinfo.Direct && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, &s) {
+	if by, ok := t.carriageOf(s.key.localAddr()); ok && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, &s) {
 		sh.mu.Unlock()
-		if v, done := t.direct(c, f, &s, by, now); done {
-			return v
+		how := t.full()
+		if how != "" && t.turnAway(f, l, &s, how) {
+			return frame.Reply
+		}
+		if how != "relay" && by.by == tcpinfo.Direct {
+			if v, done := t.direct(c, f, &s, by, now); done {
+				return v
+			}
 		}
 		sh.mu.Lock()
 		fl, slot = sh.find(&s.key, h)

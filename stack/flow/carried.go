@@ -155,11 +155,12 @@ type CarrierSettings struct {
 	ConnectRetries int
 }
 
-// CarrierOwner is a service whose connections are carried. Choose and Tried are
-// called on the path of frames, Choose with no lock held.
+// CarrierOwner is a service whose connections are carried. Choose, Tried and
+// Spared are called on the path of frames, Choose and Spared with no lock held.
 type CarrierOwner interface {
 	Choose(client, after netip.AddrPort) (backend netip.AddrPort, ok bool)
 	Tried(backend netip.AddrPort, err error)
+	Spared(backend netip.AddrPort)
 	Ended(c *tcpinfo.Carried)
 }
 
@@ -173,8 +174,12 @@ func (t *Table) Own(name string, to CarrierOwner, s CarrierSettings) {
 	}
 	for i := range next {
 		if next[i].name == name {
+			changed := next[i].settings != s
 			next[i] = owned{name, s, to}
 			t.owners.Store(&next)
+			if changed {
+				t.retime()
+			}
 			return
 		}
 	}
@@ -237,4 +242,76 @@ func (t *Table) carriageOf(addr netip.AddrPort) (carriage, bool) {
 	}
 	c, ok := (*all)[addr]
 	return c, ok
+}
+
+// bound is how many connections are carried at most, and what a further client gets.
+type bound struct {
+	most int
+	full string
+}
+
+// BoundCarried bounds the carried connections: a client beyond most is refused
+// ("refuse"), goes to the stack and is relayed ("relay"), or has the one reset
+// that was idle for longest ("oldest"). Those there are stay.
+func (t *Table) BoundCarried(most int, full string) { t.carriedMost.Store(&bound{most, full}) }
+
+// Carried counts the connections that are carried now.
+func (t *Table) Carried() int { return int(t.carriedNow.Load()) }
+
+// full tells what a further client gets; "" if there is room.
+func (t *Table) full() string {
+	b := t.carriedMost.Load()
+	if b == nil || t.carriedNow.Load() < int64(b.most) {
+		return ""
+	}
+	return b.full
+}
+
+// turnAway answers a SYN for which there is no room, or makes room. It is false
+// if the SYN goes the ordinary way. No lock is held.
+func (t *Table) turnAway(f *frame.Frame, l frame.Layout, s *segment, how string) bool {
+	t.Count.CarriedFull.Add(1)
+	switch how {
+	case "refuse":
+		a := answer{rst: true, acked: true, ack: s.end()} // RFC 9293, 3.10.7.1
+		a.write(f, l)
+		return true
+	case "oldest":
+		t.pushOut()
+	}
+	return false
+}
+
+// pushOutLooks is in how many shards that have connections the oldest is looked
+// for: enough to be near it, few enough for the path of a frame.
+const pushOutLooks = 4
+
+// pushOut resets a connection that has been idle for long.
+func (t *Table) pushOut() {
+	var oldest tcpinfo.CarriedRef
+	var age uint32
+	now := t.now()
+	for looked, tries := 0, 0; looked < pushOutLooks && tries < shards; tries++ {
+		no := t.pushNext.Add(1) % shards
+		sh := &t.shards[no]
+		sh.mu.Lock()
+		had := false
+		sh.each(func(f *Flow) {
+			if !f.isClientLeg() || f.newer == 0 {
+				return
+			}
+			had = true
+			if idle := min(now.ms-f.progress, now.ms-f.lastHeard()); oldest.ID == 0 || idle > age {
+				_, slot := sh.find(&f.key, f.hash)
+				age, oldest = idle, tcpinfo.CarriedRef{ID: f.id, Shard: no, Slot: slot}
+			}
+		})
+		sh.mu.Unlock()
+		if had {
+			looked++
+		}
+	}
+	if oldest.ID != 0 {
+		t.End(oldest, tcpinfo.CarriedEnd{How: "rst", Why: tcpinfo.TableFull})
+	}
 }

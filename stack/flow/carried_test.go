@@ -40,6 +40,8 @@ func (*ducts) Choose(_, after netip.AddrPort) (netip.AddrPort, bool) {
 	return ductBackend, !after.IsValid()
 }
 func (*ducts) Tried(netip.AddrPort, error) {}
+
+func (*ducts) Spared(netip.AddrPort) {}
 func (d *ducts) Ended(c *tcpinfo.Carried) {
 	if c == nil {
 		d.back++
@@ -360,7 +362,9 @@ func (m *manyDucts) Choose(_, _ netip.AddrPort) (netip.AddrPort, bool) {
 	return m.at(m.turn % m.backends), true
 }
 func (*manyDucts) Tried(netip.AddrPort, error) {}
-func (*manyDucts) Ended(*tcpinfo.Carried)      {}
+
+func (*manyDucts) Spared(netip.AddrPort)  {}
+func (*manyDucts) Ended(*tcpinfo.Carried) {}
 
 // BenchmarkCarriedSegment is what a data segment costs the table, of one
 // connection among a hundred thousand.
@@ -422,4 +426,31 @@ func FuzzCarriedInbound(f *testing.F) {
 			read(t, fr)
 		}
 	})
+}
+
+func TestTheBoundOfCarriedConnections(t *testing.T) {
+	d := newDuct(t)
+	d.table.BoundCarried(2, "refuse")
+	x := d.open(t, 1)
+	d.clock.Advance(time.Second)
+	d.open(t, 2)
+	third := netip.MustParseAddrPort("172.16.9.9:3333")
+	if v := d.wan.Inbound(d.write(third, ductAt, flagSYN, 1000, 0, nil, nil)); v != frame.Reply {
+		t.Errorf("refuse: verdict %d, want a reply", v)
+	}
+	d.table.BoundCarried(2, "relay")
+	if v := d.wan.Inbound(d.write(third, ductAt, flagSYN, 1000, 0, nil, nil)); v != frame.Pass {
+		t.Errorf("relay: verdict %d, want the stack to have it", v)
+	}
+	d.table.BoundCarried(2, "oldest")
+	d.open(t, 3)
+	if d.owner.ended != 1 || d.table.Carried() != 2 {
+		t.Errorf("oldest: %d have ended and %d are left, want 1 and 2", d.owner.ended, d.table.Carried())
+	}
+	if v, _ := x.fromClient(t, flagACK, []byte("am I there?")); v == frame.Forward {
+		t.Error("oldest: it is not the oldest that has ended")
+	}
+	if n := d.table.Count.CarriedFull.Load(); n != 3 {
+		t.Errorf("%d clients found no room, want 3", n)
+	}
 }

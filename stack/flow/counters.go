@@ -22,6 +22,7 @@ type Counters struct {
 	BadSource    atomic.Uint64 // SYNs dropped that claim to come from a group, from us or from nowhere
 	Group        atomic.Uint64 // segments dropped that were sent to all on the link
 	Challenges   atomic.Uint64 // ACKs sent in answer to what was dropped
+	CarriedFull  atomic.Uint64 // clients for whom there was no room among the carried connections
 	Probes       atomic.Uint64 // keepalive segments sent because somebody asked, or for a sweep
 	Spliced      atomic.Uint64 // connections that the table carries on from two of the stack's
 	Directed     atomic.Uint64 // connections that it carries from their first SYN on
@@ -40,6 +41,6 @@ func (c *Counters) Map() map[string]uint64 {
 		"late_syn": c.LateSYN.Load(), "behind_fin": c.BehindFIN.Load(),
 		"bad_source": c.BadSource.Load(), "group": c.Group.Load(), "icmp_refused": c.ICMP.Load(), "challenge_acks": c.Challenges.Load(), "probes": c.Probes.Load(),
 		"spliced": c.Spliced.Load(), "directed": c.Directed.Load(), "carried_ends": c.CarriedEnds.Load(), "untranslated": c.Untranslated.Load(),
-		"held_over": c.HeldOver.Load(),
+		"held_over": c.HeldOver.Load(), "carried_full": c.CarriedFull.Load(),
 	}
 }

@@ -202,6 +202,7 @@ type nobody struct{}
 
 func (nobody) Choose(_, _ netip.AddrPort) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
 func (nobody) Tried(netip.AddrPort, error)                       {}
+func (nobody) Spared(netip.AddrPort)                             {}
 func (nobody) Ended(*tcpinfo.Carried)                            {}
 
 // ResetUnowned resets carried connections whose service has not come, because
@@ -245,6 +246,7 @@ func (t *Table) takePair(client, backend *Flow, now instant) bool {
 	p.m.join(p.fsh, p.fslot)
 	p.settle(p.f, now)
 	p.settle(p.m, now)
+	t.carriedNow.Add(1)
 	return true
 }
 

@@ -104,7 +104,7 @@ func (p *pairing) endBy(how tcpinfo.CarriedEnd, now instant) {
 
 // wait notes an end that has to wait.
 func (p *pairing) wait(e end, how flags, now instant) {
-	if old, ok := p.t.ends.get(&p.client.key); ok && int32(old.by-e.by) < 0 && old.turn == e.turn {
+	if old, ok := p.t.ends.get(&p.client.key); ok && (!old.turn && e.turn || int32(old.by-e.by) < 0 && old.turn == e.turn) {
 		return // it ends sooner already
 	}
 	p.t.ends.put(&p.client.key, e)

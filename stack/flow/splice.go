@@ -20,6 +20,7 @@ var (
 	errDelivered  = errors.New("bytes had reached the stack already")
 	errTimestamps = errors.New("only one side has agreed to timestamps")
 	errOwner      = errors.New("nobody owns it")
+	errFull       = errors.New("as many as carried.max are carried")
 )
 
 // Splice joins two established connections of the stack's, neither of which has
@@ -31,6 +32,10 @@ func (t *Table) Splice(client, backend Ends, owner string) error {
 	if !ok {
 		return errOwner
 	}
+	if t.full() != "" {
+		t.Count.CarriedFull.Add(1)
+		return errFull
+	}
 	ck, bk := keyOf(client.Local, client.Remote), keyOf(backend.Local, backend.Remote)
 	p, now := t.lockBoth(&ck, &bk), t.now()
 	if err := p.joinable(client.ID, backend.ID); err != nil {
@@ -39,6 +44,7 @@ func (t *Table) Splice(client, backend Ends, owner string) error {
 	}
 	p.splice(n, now)
 	t.Count.Spliced.Add(1)
+	t.carriedNow.Add(1)
 	p.unlock()
 	t.replay(&ck)
 	t.replay(&bk)

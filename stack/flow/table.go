@@ -37,15 +37,18 @@ type Table struct {
 	farewell farewell
 	sweep    sweep
 
-	mu        sync.Mutex // guards changes of rules, listeners and cards
-	listeners atomic.Pointer[map[netip.AddrPort]uint16]
-	owners    atomic.Pointer[[]owned]
-	carriages atomic.Pointer[map[netip.AddrPort]carriage]
-	ends      ends
-	holds     holds
-	ways      ways
-	cards     atomic.Pointer[[]*Card]
-	noPeers   atomic.Pointer[map[netip.Addr]bool]
+	mu          sync.Mutex // guards changes of rules, listeners and cards
+	listeners   atomic.Pointer[map[netip.AddrPort]uint16]
+	owners      atomic.Pointer[[]owned]
+	carriages   atomic.Pointer[map[netip.AddrPort]carriage]
+	carriedMost atomic.Pointer[bound]
+	carriedNow  atomic.Int64
+	pushNext    atomic.Uint32
+	ends        ends
+	holds       holds
+	ways        ways
+	cards       atomic.Pointer[[]*Card]
+	noPeers     atomic.Pointer[map[netip.Addr]bool]
 
 	shards  [shards]shard
 	timer   atomic.Pointer[tcpip.Timer] // set once, by Start
@@ -128,6 +131,7 @@ func (t *Table) SetPolicies(all map[string]config.Policy) error {
 		next.list = append(next.list, all[name])
 	}
 	t.rules.Store(next)
+	t.retime()
 	return nil
 }
 
