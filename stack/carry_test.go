@@ -491,20 +491,33 @@ func TestDirectWaitsForABackendThatStartsAnew(t *testing.T) {
 	}
 }
 
-func TestDirectReplacesASilentBackend(t *testing.T) {
+// A backend that does not answer is forgotten, and whoever waits for it goes the
+// ordinary way with its next SYN, which asks for the neighbour anew.
+func TestDirectLeavesASilentBackendToTheStack(t *testing.T) {
 	b := newBetween(t, true, nil)
 	at := b.echoing(t, tcpinfo.Direct)
 	b.far.Cut()
-	failed := make(chan error, 1)
+	came := make(chan error, 1)
 	go func() {
-		_, err := b.client.Dial(limit(t), "tcp", at.String())
-		failed <- err
+		c, err := b.client.Dial(limit(t), "tcp", at.String())
+		if err == nil {
+			sayTo(t, c, "hello")
+			hear(t, c, 5)
+			err = c.Close()
+		}
+		came <- err
 	}()
-	if e := b.owner.end(t, 2); e.Client.Rule != tcpinfo.ConnectTimeout {
-		t.Errorf("it ended as %s, want connect_timeout", brief(e))
+	within(t, 10*time.Second, "an attempt that fails", func() bool {
+		b.owner.mu.Lock()
+		defer b.owner.mu.Unlock()
+		return len(b.owner.tried) > 0 && b.owner.tried[len(b.owner.tried)-1] != nil
+	})
+	b.far.Mend()
+	if err := <-came; err != nil {
+		t.Errorf("the client got %v, want its answer", err)
 	}
-	if err := <-failed; err == nil {
-		t.Error("a client was connected to a backend that is silent")
+	if e := b.owner.end(t, 2); e.Carrier != tcpinfo.Splice {
+		t.Errorf("it was carried by %s, want splice", e.Carrier)
 	}
 }
 

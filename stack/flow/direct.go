@@ -405,7 +405,7 @@ func (t *Table) attempt(client *key, o *owned, backend netip.AddrPort, why tcpin
 	now := t.now()
 	w := t.ways.get(backend, now)
 	if w == nil {
-		t.refuse(client, o, why)
+		t.stepAside(client, o, backend)
 		return
 	}
 	k, ok := t.source(w, backend, now)
@@ -421,6 +421,23 @@ func (t *Table) attempt(client *key, o *owned, backend netip.AddrPort, why tcpin
 	p.dial(&k, w, now)
 	p.unlock()
 	p.speak()
+}
+
+// stepAside forgets a client that waits, because it is not known how the backend is
+// reached that it should have. Its SYN comes again (RFC 6298, 2.1) and goes the
+// ordinary way: the stack finds out.
+func (t *Table) stepAside(client *key, o *owned, backend netip.AddrPort) {
+	sh, h := t.shard(client)
+	sh.mu.Lock()
+	f, slot := sh.find(client, h)
+	if f == nil || !f.has(carried) || f.newer != 0 {
+		sh.mu.Unlock()
+		return
+	}
+	t.forget(sh, f, slot)
+	sh.mu.Unlock()
+	t.carriedNow.Add(-1)
+	o.to.Spared(backend)
 }
 
 // refuse tells a client that waits that there is nobody, as a host without a
