@@ -44,7 +44,7 @@ func (t *Table) carriedDeadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool
 		}
 		s.after(uint32(f.began/1e6), handshakeMost, tcpinfo.ConnectTimeout)
 	case f.state == SynReceived:
-		s.after(uint32(f.began/1e6)+f.entered[SynReceived]-1, handshakeMost, tcpinfo.SynRetries)
+		s.after(uint32(f.began/1e6)+f.entered[SynReceived]-1, handshake(t.policy(f.policy).Retransmit.SynRetries), tcpinfo.SynRetries)
 	default:
 		t.bounds(&s, f)
 		if f.has(shut|turning) && f.isClientLeg() {
