@@ -4,6 +4,9 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS   = -s -w -buildid= -X main.version=$(VERSION) -X main.built=$(shell git log -1 --format=%ct 2>/dev/null)
 # What is shipped and measured is compiled by a profile of the bench (make pgo), which takes a minute longer.
 PGO       = off
+# What make bench measures of the appliance: values of forwarding, and options as -rounds 4 -profiles DIR.
+FORWARDING = auto,relay,splice
+BENCHFLAGS =
 GOBUILD   = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -pgo=$(PGO) -ldflags='$(LDFLAGS)'
 # Linters have a go.mod of their own, so that they never lift a dependency of the product.
 LINT      = $(GO) tool -modfile=internal/tools/go.mod
@@ -67,7 +70,7 @@ lint: need-go ## gofmt, vet on both architectures, staticcheck
 
 bench: need-go bin/appliance ## ratios to HAProxy and to kernel routing, in the same run (bench/results/)
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./bench
-	bin/bench -appliance bin/appliance
+	bin/bench -appliance bin/appliance -forwarding $(FORWARDING) $(BENCHFLAGS)
 
 pgo: need-go bin/appliance ## renew bench/appliance.pgo, the profile that the compiler goes by (as root, with HAProxy and wrk)
 	@rm -rf bin/pgo && mkdir -p bin/pgo
@@ -76,7 +79,7 @@ pgo: need-go bin/appliance ## renew bench/appliance.pgo, the profile that the co
 	$(GO) tool pprof -proto bin/pgo/cpu.* > bench/appliance.pgo
 
 soak: need-go ## the long tests, for an hour: kill -9 anywhere, a process a second, 10,000 schedules, 100,000 connections
-	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|Drains|EveryCarrier|AProcessASecond|HundredThousand' ./cmd/appliance
+	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|DrainUnder|DrainingA|TenThousandIdle|AfterACrash|EveryCarrier|AProcessASecond|HundredThousand' ./cmd/appliance
 
 test-image: need-go need-firmware ## every way an image may boot, be updated and fail, in QEMU (an hour, on a quiet machine)
 	APPLIANCE_IMAGE_TEST=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 3h -v ./image/... ./internal/boot

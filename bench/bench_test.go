@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 
 func TestLoadPassesThroughARouter(t *testing.T) {
 	labtest.Need(t)
-	r, err := build(t.Context(), routingPeer())
+	r, err := build(t.Context(), routingPeer(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestLoadPassesThroughARouter(t *testing.T) {
 
 func TestIdleConnectionsStayOpen(t *testing.T) {
 	labtest.Need(t)
-	r, err := build(t.Context(), routingPeer())
+	r, err := build(t.Context(), routingPeer(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,8 +80,8 @@ func TestIdleConnectionsStayOpen(t *testing.T) {
 
 func TestAProxyThatEndsAtOnceIsAnErrorWithItsWords(t *testing.T) {
 	labtest.Need(t)
-	broken := appliancePeer("/bin/cat") // which knows no "-c"
-	_, err := build(t.Context(), broken)
+	broken := appliancePeer("/bin/cat", "auto") // which knows no "-c"
+	_, err := build(t.Context(), broken, "")
 	if err == nil || !strings.Contains(err.Error(), "cat:") {
 		t.Errorf("got %v, want an error with what the process said", err)
 	}
@@ -89,7 +89,7 @@ func TestAProxyThatEndsAtOnceIsAnErrorWithItsWords(t *testing.T) {
 
 func TestAnInterruptEndsALoadAtOnce(t *testing.T) {
 	labtest.Need(t)
-	r, err := build(t.Context(), routingPeer())
+	r, err := build(t.Context(), routingPeer(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -56,7 +57,7 @@ var experiments = []experiment{
 	{key: "connects", figures: []figure{{"connects", "new connections", "1/s", false}}, measure: connectRate},
 	{key: memoryKey, figures: []figure{
 		{processMemory, "resident per idle connection", "KiB", true},
-		{wholeMemory, "the same with the kernel's share", "KiB", true},
+		{wholeMemory, "per idle connection, kernel's too", "KiB", true},
 	}, fresh: true, measure: memory},
 }
 
@@ -71,11 +72,13 @@ func halfOfOwn(requests map[string][]float64, peerName string) float64 {
 	return median(requests[peerName]) / 2
 }
 
-// halfOfSlower is half of what the slower of the proxies can do, for everybody.
+// halfOfSlower is half of what the slowest of the proxies can do, for everybody.
 func halfOfSlower(requests map[string][]float64, _ string) float64 {
-	rate := halfOfOwn(requests, appliance)
-	if len(requests[haproxy]) > 0 {
-		rate = min(rate, halfOfOwn(requests, haproxy))
+	rate := math.Inf(1)
+	for name := range requests {
+		if name != routing {
+			rate = min(rate, halfOfOwn(requests, name))
+		}
 	}
 	return rate
 }

@@ -17,10 +17,12 @@ const (
 
 // peer is one of those that are compared: what stands in the middle of a rig.
 type peer struct {
-	name   string
-	title  string
-	target netip.Addr // where clients connect
-	start  func(r *rig) error
+	name string
+	// carrier is the appliance's forwarding, empty for others.
+	carrier string
+	title   string
+	target  netip.Addr // where clients connect
+	start   func(r *rig) error
 }
 
 // routingPeer is the kernel as a router: no proxy, so the limit of what one
@@ -44,14 +46,22 @@ func haproxyPeer(binary, version string, maxconn int) peer {
 }
 
 // appliancePeer runs the appliance; it takes both cards itself.
-func appliancePeer(binary string) peer {
-	return peer{name: appliance, title: "appliance", target: wanIP, start: func(r *rig) error {
-		file, err := r.write("appliance.yaml", applianceConfig(filepath.Join(r.dir, "appliance.sock")))
+func appliancePeer(binary, forwarding string) peer {
+	name := appliance
+	if forwarding != "auto" {
+		name += " " + forwarding
+	}
+	return peer{name: name, carrier: forwarding, title: name, target: wanIP, start: func(r *rig) error {
+		file, err := r.write("appliance.yaml", applianceConfig(filepath.Join(r.dir, "appliance.sock"), forwarding))
 		if err != nil {
 			return err
 		}
-		return r.run("the appliance", exec.Command(binary, "run", "-c", file,
-			"--state-dir", filepath.Join(r.dir, "nic"), "--log-level", "warn", "--log-format", "text"))
+		cmd := exec.Command(binary, "run", "-c", file,
+			"--state-dir", filepath.Join(r.dir, "nic"), "--log-level", "warn", "--log-format", "text")
+		if r.profile != "" {
+			cmd.Env = append(os.Environ(), "APPLIANCE_CPU_PROFILE="+r.profile+"."+forwarding)
+		}
+		return r.run("the appliance", cmd)
 	}}
 }
 
@@ -90,12 +100,13 @@ backend %[1]s
 	return text
 }
 
-// applianceConfig is the appliance with what it chooses by itself.
-func applianceConfig(socket string) string {
+// applianceConfig is the appliance with what it chooses by itself, but for how
+// it carries connections.
+func applianceConfig(socket, forwarding string) string {
 	text := fmt.Sprintf("interfaces:\n  wan0: {addresses: [%s]}\n  lan0: {addresses: [%s]}\nservices:\n",
 		netip.PrefixFrom(wanIP, clientNet.Bits()), netip.PrefixFrom(lanIP, serverNet.Bits()))
 	for _, s := range proxied {
-		text += fmt.Sprintf("  %s: {type: proxy, listen: \"wan0:%d\", backends: [\"%s\"]}\n", s.name, s.port, addrPort(serverIP, s.port))
+		text += fmt.Sprintf("  %s: {type: proxy, listen: \"wan0:%d\", backends: [\"%s\"], forwarding: %s}\n", s.name, s.port, addrPort(serverIP, s.port), forwarding)
 	}
 	return text + fmt.Sprintf("drain: {deadline: 1s, fin_grace: 1s}\nadmin: {socket: %q}\n", socket)
 }

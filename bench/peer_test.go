@@ -15,20 +15,25 @@ func TestHAProxyGetsItsConfiguration(t *testing.T) {
 }
 
 func TestApplianceGetsItsConfiguration(t *testing.T) {
-	golden.Check(t, filepath.Join("testdata", "appliance.golden"), applianceConfig("/tmp/x/appliance.sock"))
+	golden.Check(t, filepath.Join("testdata", "appliance.golden"), applianceConfig("/tmp/x/appliance.sock", "auto"))
 }
 
 func TestApplianceTakesItsConfiguration(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "appliance.yaml")
-	if err := os.WriteFile(file, []byte(applianceConfig("/tmp/x/appliance.sock")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c, err := config.Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := len(c.Services), len(proxied); got != want {
-		t.Errorf("got %d services, want %d", got, want)
+	for _, forwarding := range forwardings {
+		file := filepath.Join(t.TempDir(), "appliance.yaml")
+		if err := os.WriteFile(file, []byte(applianceConfig("/tmp/x/appliance.sock", forwarding)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.Load(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := len(c.Services), len(proxied); got != want {
+			t.Errorf("got %d services, want %d", got, want)
+		}
+		if got := c.Services[0].Forwarding; got != forwarding {
+			t.Errorf("got forwarding %q, want %q", got, forwarding)
+		}
 	}
 }
 

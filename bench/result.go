@@ -25,8 +25,11 @@ type result struct {
 	// others during the run.
 	Stolen  float64                       `json:"stolen"`
 	Medians map[string]map[string]float64 `json:"medians"`
-	// Ratios are by figure and by what the appliance is compared with.
+	// Ratios are by figure and by what the appliance is compared with: the first, if
+	// it was measured with several values of forwarding.
 	Ratios map[string]map[string]ratio `json:"ratios"`
+	// Carriers are all of them, in the order of the table.
+	Carriers []carrierRatios `json:"carriers"`
 
 	peers []peer
 }
@@ -93,19 +96,45 @@ func (r *result) lessRouting() {
 	delete(r.Values[processMemory], routing)
 }
 
+// carrierRatios compare the appliance with one value of forwarding.
+type carrierRatios struct {
+	Peer    string                      `json:"peer"`
+	Carrier string                      `json:"carrier"`
+	Ratios  map[string]map[string]ratio `json:"ratios"` // by figure and by what it is compared with
+}
+
 // conclude works out the medians and ratios.
 func (r *result) conclude() {
 	r.Took = time.Since(r.Date).Round(time.Second).String()
-	r.Medians, r.Ratios = make(map[string]map[string]float64), make(map[string]map[string]ratio)
+	r.Medians, r.Carriers = make(map[string]map[string]float64), nil
 	for key, byPeer := range r.Values {
-		r.Medians[key], r.Ratios[key] = make(map[string]float64), make(map[string]ratio)
+		r.Medians[key] = make(map[string]float64)
 		for name, values := range byPeer {
 			r.Medians[key][name] = median(values)
-			if q, ok := ratioOf(byPeer[appliance], values); ok && name != appliance {
-				r.Ratios[key][name] = q
+		}
+	}
+	for _, p := range r.peers {
+		if p.carrier != "" {
+			r.Carriers = append(r.Carriers, carrierRatios{Peer: p.name, Carrier: p.carrier, Ratios: r.ratiosOf(p.name)})
+		}
+	}
+	if len(r.Carriers) > 0 {
+		r.Ratios = r.Carriers[0].Ratios
+	}
+}
+
+// ratiosOf compares one appliance with all that is none.
+func (r *result) ratiosOf(name string) map[string]map[string]ratio {
+	ratios := make(map[string]map[string]ratio)
+	for key, byPeer := range r.Values {
+		ratios[key] = make(map[string]ratio)
+		for _, p := range r.peers {
+			if q, ok := ratioOf(byPeer[name], byPeer[p.name]); ok && p.carrier == "" {
+				ratios[key][p.name] = q
 			}
 		}
 	}
+	return ratios
 }
 
 // save writes the result as JSON and returns where.

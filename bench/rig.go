@@ -37,12 +37,13 @@ type rig struct {
 	serving                *held
 	proxy                  *process // nil for kernel routing
 	dir                    string   // for the peer's files
+	profile                string   // where the appliance writes its CPU profile; empty for none
 }
 
 // build makes the network and starts server and peer; when it returns, requests
 // are answered.
-func build(ctx context.Context, p peer) (r *rig, err error) {
-	r = &rig{peer: p}
+func build(ctx context.Context, p peer, profile string) (r *rig, err error) {
+	r = &rig{peer: p, profile: profile}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("set %s up: %w", p.title, err), r.close())

@@ -39,7 +39,17 @@ func newSuite(o options, say progress) (*suite, error) {
 	} else {
 		s.peers = append(s.peers, haproxyPeer(path, version, idle+1000))
 	}
-	s.peers = append(s.peers, appliancePeer(binary))
+	for _, f := range o.carriers {
+		s.peers = append(s.peers, appliancePeer(binary, f))
+	}
+	if o.profiles != "" {
+		if s.profiles, err = filepath.Abs(o.profiles); err == nil {
+			err = os.MkdirAll(s.profiles, 0o755)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make a place for profiles: %w", err)
+		}
+	}
 	s.result = newResult(s.peers, version, binary, o)
 	if load := s.result.Machine.LoadAverage; load > busyLoad {
 		say.line("the load average is %.2f: if that is other programs, the figures will be lower and noisy", load)
@@ -151,7 +161,7 @@ func (s *suite) runTrial(ctx context.Context, e experiment, p peer, rigs map[str
 	r := rigs[p.name]
 	if r == nil {
 		var err error
-		if r, err = build(ctx, p); err != nil {
+		if r, err = build(ctx, p, s.profileOf(e)); err != nil {
 			return err
 		}
 		rigs[p.name] = r
@@ -171,6 +181,14 @@ func (s *suite) runTrial(ctx context.Context, e experiment, p peer, rigs map[str
 	s.result.addCosts(e.key, p.name, m)
 	s.say.detail("%-16s %10.2f cores used by its process, %.0f%% of all stolen", "", m.cores, 100*m.stolen)
 	return nil
+}
+
+// profileOf is where the profile of an experiment begins its name.
+func (s *suite) profileOf(e experiment) string {
+	if s.profiles == "" {
+		return ""
+	}
+	return filepath.Join(s.profiles, e.key)
 }
 
 // measured is what one measurement gives.

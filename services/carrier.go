@@ -49,9 +49,12 @@ type CarrierOwner interface {
 	Choose(client, after netip.AddrPort) (backend netip.AddrPort, ok bool)
 	// Tried tells how an attempt went; err is nil if the backend is connected.
 	Tried(backend netip.AddrPort, err error)
+	// Spared tells that the backend of a first attempt, and the place that Choose has
+	// taken, are not needed: the client goes the ordinary way to the listener.
+	Spared(backend netip.AddrPort)
 	// Ended tells of the end of a connection, without any lock. It is called once for
-	// each that Splice has joined or Choose has taken a place for; with nil if that
-	// place was not needed, because the client goes the ordinary way.
+	// each that Splice has joined or Choose has taken a place for, unless that was
+	// Spared.
 	Ended(c *tcpinfo.Carried)
 }
 

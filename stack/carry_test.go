@@ -69,13 +69,15 @@ func (o *owner) Tried(_ netip.AddrPort, err error) {
 	o.tried = append(o.tried, err)
 }
 
+func (o *owner) Spared(netip.AddrPort) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.back++
+}
+
 func (o *owner) Ended(c *tcpinfo.Carried) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if c == nil {
-		o.back++
-		return
-	}
 	o.ended = append(o.ended, c)
 }
 
@@ -450,20 +452,72 @@ func TestDirectTriesTheNextBackend(t *testing.T) {
 	}
 }
 
-func TestDirectReplacesASilentBackend(t *testing.T) {
+// One backend that starts anew is waited for, as by a relay.
+func TestDirectWaitsForABackendThatStartsAnew(t *testing.T) {
+	b := newBetween(t, true, nil)
+	at := netip.AddrPortFrom(wan4, 7)
+	s, err := lab.Echo(limit(t), b.server, netip.AddrPortFrom(server4, 7).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.carry(t, at, netip.AddrPortFrom(server4, 7), tcpinfo.Direct)
+	c := b.dialled(t, at)
+	sayTo(t, c, "first")
+	hear(t, c, 5)
+	_ = c.Close()
+	b.owner.end(t, 1)
+	s.Close()
+	came := make(chan net.Conn, 1)
+	go func() {
+		c, err := b.client.Dial(limit(t), "tcp", at.String())
+		if err != nil {
+			t.Error(err)
+		}
+		came <- c
+	}()
+	within(t, 5*time.Second, "a refusal", func() bool {
+		b.owner.mu.Lock()
+		defer b.owner.mu.Unlock()
+		return len(b.owner.tried) > 0 && b.owner.tried[len(b.owner.tried)-1] != nil
+	})
+	if s, err = lab.Echo(limit(t), b.server, netip.AddrPortFrom(server4, 7).String()); err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, s)
+	if c := <-came; c != nil {
+		sayTo(t, c, "hello")
+		hear(t, c, 5)
+		_ = c.Close()
+	}
+}
+
+// A backend that does not answer is forgotten, and whoever waits for it goes the
+// ordinary way with its next SYN, which asks for the neighbour anew.
+func TestDirectLeavesASilentBackendToTheStack(t *testing.T) {
 	b := newBetween(t, true, nil)
 	at := b.echoing(t, tcpinfo.Direct)
 	b.far.Cut()
-	failed := make(chan error, 1)
+	came := make(chan error, 1)
 	go func() {
-		_, err := b.client.Dial(limit(t), "tcp", at.String())
-		failed <- err
+		c, err := b.client.Dial(limit(t), "tcp", at.String())
+		if err == nil {
+			sayTo(t, c, "hello")
+			hear(t, c, 5)
+			err = c.Close()
+		}
+		came <- err
 	}()
-	if e := b.owner.end(t, 2); e.Client.Rule != tcpinfo.ConnectTimeout {
-		t.Errorf("it ended as %s, want connect_timeout", brief(e))
+	within(t, 10*time.Second, "an attempt that fails", func() bool {
+		b.owner.mu.Lock()
+		defer b.owner.mu.Unlock()
+		return len(b.owner.tried) > 0 && b.owner.tried[len(b.owner.tried)-1] != nil
+	})
+	b.far.Mend()
+	if err := <-came; err != nil {
+		t.Errorf("the client got %v, want its answer", err)
 	}
-	if err := <-failed; err == nil {
-		t.Error("a client was connected to a backend that is silent")
+	if e := b.owner.end(t, 2); e.Carrier != tcpinfo.Splice {
+		t.Errorf("it was carried by %s, want splice", e.Carrier)
 	}
 }
 
@@ -497,5 +551,62 @@ func TestWhatComesBeforeTheSpliceIsNotLost(t *testing.T) {
 	}
 	if e := b.owner.end(t, 1); e.Carrier != tcpinfo.Splice || e.Client.Sent != 19 || e.Backend.Sent != 10 {
 		t.Errorf("it ended as %s", brief(e))
+	}
+}
+
+// A backend that sends without a pause is cut, and both peers get FIN in time.
+func TestCarriedStreamIsCut(t *testing.T) {
+	b := newBetween(t, false, nil)
+	s, err := lab.Serve(limit(t), b.server, netip.AddrPortFrom(server4, 7).String(), streamUntilEOF)
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Close(t, s)
+	at := netip.AddrPortFrom(wan4, 7)
+	b.carry(t, at, netip.AddrPortFrom(server4, 7), tcpinfo.Splice)
+	c := b.dialled(t, at)
+	done := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, c)
+		_ = c.Close()
+		done <- err
+	}()
+	var ref tcpinfo.CarriedRef
+	within(t, 5*time.Second, "bytes that move", func() (ok bool) {
+		b.flows.ListCarried("test", func(v *tcpinfo.Carried) { ref, ok = v.Ref, v.Client.Sent > 1<<20 })
+		return ok
+	})
+	began := time.Now()
+	b.flows.End(ref, tcpinfo.CarriedEnd{How: "turn", Why: tcpinfo.DrainDeadline, Patience: 200 * time.Millisecond, Grace: 4 * time.Second})
+	if err := <-done; err != nil {
+		t.Errorf("the client read %v, want FIN", err)
+	}
+	e := b.owner.end(t, 1)
+	if took := time.Since(began); took > 4200*time.Millisecond {
+		t.Errorf("that took %s, want patience and grace at most", took)
+	}
+	if e.Backend.Reset || e.Client.Reset {
+		t.Errorf("it ended as %s, want FIN to both", brief(e))
+	}
+}
+
+// streamUntilEOF sends until its client has finished.
+func streamUntilEOF(c net.Conn) error {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, c) // what ends the reading ends the stream
+	}()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return nil
+		case <-tick.C:
+			if _, err := c.Write(make([]byte, 64<<10)); err != nil {
+				return err
+			}
+		}
 	}
 }

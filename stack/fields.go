@@ -29,6 +29,7 @@ type fields struct {
 	maxRTO      uintptr
 	maxRetries  uintptr
 	rto         uintptr
+	srtt        uintptr
 	sndUna      uintptr
 	sndNxt      uintptr
 	sndWnd      uintptr
@@ -139,6 +140,7 @@ func findFields() (*fields, error) {
 		maxRTO:      f.at(snd, "maxRTO", reflect.Int64),
 		maxRetries:  f.at(snd, "maxRetries", reflect.Uint32),
 		rto:         f.at(snd, "RTO", reflect.Int64),
+		srtt:        f.at(snd, "rtt", reflect.Struct) + f.at(f.inner(snd, "rtt"), "SRTT", reflect.Int64),
 		sndUna:      f.at(snd, "SndUna", reflect.Uint32),
 		sndNxt:      f.at(snd, "SndNxt", reflect.Uint32),
 		sndWnd:      f.at(snd, "SndWnd", reflect.Uint32),
@@ -172,6 +174,12 @@ func (f *fields) bound(ep tcpip.Endpoint, r config.Retransmit, lostSYN bool) {
 		return
 	}
 	put(base, f.recovery, int32(lossDetection(r.LossDetection)))
+	if get[time.Duration](snd, f.srtt) == 0 {
+		// CUBIC divides by it: a loss before the first sample would give a
+		// congestion window below nothing, and nothing would be sent ever after. The
+		// first sample still replaces it (RFC 6298, 2.2).
+		put(snd, f.srtt, unmeasuredRTT)
+	}
 	if r.MaxRetries > 0 {
 		put(snd, f.maxRetries, uint32(r.MaxRetries))
 	}
@@ -185,6 +193,10 @@ func (f *fields) bound(ep tcpip.Endpoint, r config.Retransmit, lostSYN bool) {
 		put(snd, f.rto, min(max(rto, r.MinRTO), r.MaxRTO))
 	}
 }
+
+// unmeasuredRTT stands for a round trip that nothing has measured: where RFC
+// 6298, 2.1, lets the RTO begin.
+const unmeasuredRTT = time.Second
 
 // lostSYNRTO is where the RTO begins if the SYN had to be repeated and nothing
 // was measured (RFC 6298, 5.7).

@@ -293,6 +293,9 @@ func (s *Stack) States() map[string]int {
 		states[stateName(state)]++
 	}
 	if s.flows != nil {
+		for state, n := range s.flows.CarriedStates() {
+			states[state] += n
+		}
 		if n := s.flows.Held(); n > 0 {
 			states[flow.TimeWait.String()] = n // gVisor has none of its own
 		}

@@ -84,7 +84,7 @@ func crowd(t *testing.T, forwarding string, n int) {
 		}
 	}
 	began = time.Now()
-	eventually(t, 2*time.Minute, "all connections have ended", func() bool { return active(r.status()) == 0 })
+	eventually(t, 5*time.Minute, "all connections have ended", func() bool { return active(r.status()) == 0 })
 	t.Logf("all ended in %v", time.Since(began).Round(time.Second))
 	p.stop()
 }

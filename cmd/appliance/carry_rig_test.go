@@ -133,6 +133,12 @@ func (c *crossing) wire(n int, m manner) *end {
 	for key, on := range map[string]bool{"tcp_timestamps": m.Timestamps, "tcp_sack": m.SACK, "tcp_window_scaling": m.Scaling} {
 		labtest.Sysctl(c.t, e.host, "net.ipv4."+key, map[bool]string{true: "1", false: "0"}[on])
 	}
+	for _, key := range []string{"ipv4.neigh.e0.mcast_solicit", "ipv4.neigh.e0.ucast_solicit", "ipv6.neigh.e0.mcast_solicit", "ipv6.neigh.e0.ucast_solicit"} {
+		labtest.Sysctl(c.t, e.host, "net."+key, "20") // three questions are lost too easily
+	}
+	// Through a carrier of segments both wires lose, and what was lost several times
+	// would wait for a minute. Kernels before 6.15 do not have it.
+	_ = e.host.Sysctl("net.ipv4.tcp_rto_max_ms", "2000")
 	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_fastopen", "5") // data in the SYN without a cookie
 	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_fastopen_blackhole_timeout_sec", "0")
 	return e
@@ -184,7 +190,7 @@ func (c *crossing) writeFile() {
   default:
     keepalive: {idle: 2s, interval: 1s, probes: 30}
     user_timeout: 2m
-    retransmit: {max_rto: 2s, max_retries: 60}
+    retransmit: {max_rto: 2s, max_retries: 60, syn_retries: 6}
     time_wait: {duration: 5s}
 services:
 ` + c.text.String() + "drain: {deadline: 10s, fin_grace: 10s}\nadmin: {socket: " + c.socket + "}\n"

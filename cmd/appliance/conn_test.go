@@ -57,17 +57,34 @@ func (r *rig) eventually(n int, filter ...string) []services.Row {
 }
 
 // The operator's way with one connection: find it, look into it, ask its peers,
-// end it, and read afterwards how it went.
+// end it, and read afterwards how it went. It is the same whatever carries it.
 func TestAConnectionIsFoundProbedKilledAndExplained(t *testing.T) {
-	t.Parallel()
+	for _, by := range []string{"relay", "splice", "direct"} {
+		t.Run(by, func(t *testing.T) {
+			t.Parallel()
+			findProbeKill(t, by)
+		})
+	}
+}
+
+func findProbeKill(t *testing.T, by string) {
 	r := newRig(t, &lab.Impairment{})
 	labtest.Echo(t, r.backend, "10.0.0.21:80")
 	r.configure(`policies: {brisk: {fin_wait2: 2s}}
 services:
-  web: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80"]}
+  web: {type: proxy, listen: "wan0:80", backends: ["10.0.0.21:80"], forwarding: ` + by + `}
   echo: {type: echo, listen: "wan0:7", policy: brisk}
 `)
 	p := r.start()
+	if by == "direct" { // the way to a backend is known once a connection was there
+		first := r.dial("192.0.2.10:80")
+		exchange(t, first, "ping", "ping")
+		r.eventually(1, "carrier", "splice")
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.eventually(0, "service", "web")
+	}
 	web, echo := r.dial("192.0.2.10:80"), r.dial("192.0.2.10:7")
 	for _, c := range []io.ReadWriter{web, echo} {
 		if _, err := io.WriteString(c, "ping"); err != nil {
@@ -77,7 +94,7 @@ services:
 			t.Fatal(err)
 		}
 	}
-	rows := r.eventually(1, "service", "web", "and", "state", "established", "and", "client", "192.0.2.0/24", "dst", ":80")
+	rows := r.eventually(1, "service", "web", "and", "state", "established", "and", "client", "192.0.2.0/24", "dst", ":80", "carrier", by)
 	id := fmt.Sprint(rows[0].ID)
 	if o := rows[0].ClientLife.Options; !o.Seen || !o.SACK || o.SndMSS != 1460 {
 		t.Errorf("the client's options are %+v", o)
@@ -88,7 +105,13 @@ services:
 	if got := r.eventually(1, "not", "service", "web"); got[0].Policy != "brisk" {
 		t.Errorf("the other connection has policy %s, want brisk", got[0].Policy)
 	}
-	r.tell(0, []string{"conns"}, "wscale:", "timer:(keepalive", "brisk")
+	r.tell(0, []string{"conns"}, "wscale:", "timer:(keepalive", "brisk", by)
+	because := map[string]string{"relay": "forwarding: relay", "splice": "forwarding: splice"}[by]
+	r.tell(0, []string{"conns", "--wide"}, "WHY NOT CHEAPER", because)
+	r.tell(0, []string{"conn", "why", id}, "Carrier: "+by, because)
+	if by != "relay" {
+		r.tell(0, []string{"status"}, "web carries: "+by+" 1")
+	}
 	r.tell(0, []string{"conn", "probe", id}, "client: alive", "backend: alive")
 	r.tell(0, []string{"conn", "why", id}, "lives", "ESTABLISHED/ESTABLISHED", "timers: keepalive in", "agreed: MSS 1460")
 	r.tell(2, []string{"conn", "why", "no-number"}, "is no connection's ID")
@@ -109,7 +132,8 @@ services:
 	r.eventually(0, "service", "web")
 	r.tell(0, []string{"conn", "why", id}, "the operator ended it (killed)", "First to end it: the appliance, by FIN", "our FIN went first",
 		"our FIN was acknowledged", "ESTABLISHED (after", "FIN-WAIT-1 (after", "TIME-WAIT (after")
-	r.tell(0, []string{"conns", "--closed", "reason", "killed"}, "killed", "yes/yes")
+	r.tell(0, []string{"conn", "why", id}, "Carrier: "+by, because)
+	r.tell(0, []string{"conns", "--closed", "reason", "killed", "carrier", by}, "killed", "yes/yes", by)
 	r.tell(0, []string{"conns", "state", "time-wait"}, "held by no service any more", "TIME-WAIT")
 
 	other := fmt.Sprint(r.eventually(1, "service", "echo")[0].ID)
@@ -117,7 +141,7 @@ services:
 	if _, err := io.ReadAll(deadline(t, echo)); err == nil || !strings.Contains(err.Error(), "reset") {
 		t.Errorf("the other client is told %v, want a reset", err)
 	}
-	r.tell(0, []string{"status"}, "web ended: killed 1", "TIME-WAIT")
+	r.tell(0, []string{"status"}, "web ended: ", "killed 1", "TIME-WAIT")
 	p.stop()
 }
 

@@ -172,6 +172,10 @@ services:
 // A changed policy acts on connections that live: the table's bounds at once, and
 // those that services look at.
 func TestAReloadActsOnLiveConnections(t *testing.T) {
+	byEachCarrier(t, reloadActs)
+}
+
+func reloadActs(t *testing.T, forwarding string) {
 	t.Parallel()
 	r := newRig(t, nil)
 	done := make(chan struct{})
@@ -188,10 +192,12 @@ func TestAReloadActsOnLiveConnections(t *testing.T) {
 	labtest.Echo(t, r.backend, "10.0.0.21:7")
 	const text = `policies: {p: {half_close: HALF}}
 services:
-  half: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"], policy: p}
-  idle: {type: proxy, listen: "wan0:7", backends: ["10.0.0.21:7"], idle_timeout: IDLE}
+  half: {type: proxy, listen: "wan0:9", backends: ["10.0.0.21:9"], policy: p, forwarding: BY}
+  idle: {type: proxy, listen: "wan0:7", backends: ["10.0.0.21:7"], idle_timeout: IDLE, forwarding: BY}
 `
-	conf := func(half, idle string) { r.configure(strings.NewReplacer("HALF", half, "IDLE", idle).Replace(text)) }
+	conf := func(half, idle string) {
+		r.configure(strings.NewReplacer("HALF", half, "IDLE", idle, "BY", forwarding).Replace(text))
+	}
 	conf("1h", "1h")
 	p := r.start()
 	half, idle := r.dial("192.0.2.10:9"), r.dial("192.0.2.10:7")

@@ -65,6 +65,15 @@ func (r *rig) configure(rest string) {
 	}
 }
 
+// inTime is a bound for a machine that does nothing else, as make soak has it. Beside
+// other tests it is three times as long.
+func inTime(d time.Duration) time.Duration {
+	if os.Getenv("APPLIANCE_SOAK") != "" {
+		return d
+	}
+	return 3 * d
+}
+
 // process is a run of the appliance.
 type process struct {
 	t     testing.TB

@@ -97,8 +97,9 @@ func (d *daemon) image(sample []byte) (whole []byte, n int, err error) {
 	for _, f := range files {
 		_ = f.Close() // they are of this run
 	}
-	for _, s := range h.state.Services {
-		n += len(s.Sessions)
+	for _, s := range d.supervisor.Services() {
+		c := s.Counters()
+		n += int(c.Active + c.Settling)
 	}
 	out := suspended{
 		Greeting: greeting{Form: handoverForm, Version: version, Layout: flow.Layout(), Sample: sample},

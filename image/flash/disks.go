@@ -90,11 +90,8 @@ func (h Host) disk(name string, used map[string]string) (Disk, error) {
 		return Disk{}, fmt.Errorf("read its size: %w", err)
 	}
 	d := Disk{Name: name, Path: filepath.Join(h.Dev, strings.ReplaceAll(name, "!", "/")), Size: sectors * 512,
-		Model:     strings.TrimSpace(h.word(dir, "device/vendor") + " " + h.word(dir, "device/model")),
+		Model:     h.model(dir),
 		Removable: h.word(dir, "removable") == "1"}
-	if d.Model == "" {
-		d.Model = h.word(dir, "device/name") // MMC
-	}
 	if h.word(dir, "ro") == "1" {
 		d.Refused = "it is write-protected"
 	}
@@ -103,6 +100,18 @@ func (h Host) disk(name string, used map[string]string) (Disk, error) {
 		return d, err
 	}
 	return d, nil
+}
+
+// model is what a person knows a disk by.
+func (h Host) model(dir string) string {
+	vendor := h.word(dir, "device/vendor")
+	if strings.HasPrefix(vendor, "0x") {
+		vendor = "" // a number, as virtio has
+	}
+	if m := strings.TrimSpace(vendor + " " + h.word(dir, "device/model")); m != "" {
+		return m
+	}
+	return h.word(dir, "device/name") // MMC
 }
 
 // word is the content of a small file, "" if it is not there.

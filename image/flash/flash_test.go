@@ -103,6 +103,10 @@ func TestOnlyWholeDisksWithAMediumAreFound(t *testing.T) {
 	if len(all) != 1 || all[0].Name != "sdg" || all[0].Size != 4<<30 || all[0].Model != "Maker Stick" || !all[0].Removable {
 		t.Errorf("got %+v, want sdg alone, 4 GiB, removable", all)
 	}
+	h.disk("vda", "254:0", map[string]string{"device/vendor": "0x1af4"})
+	if d, err := h.Find(filepath.Join(h.Dev, "vda")); err != nil || d.Model != "" {
+		t.Errorf("virtio: got model %q, %v", d.Model, err)
+	}
 	h.put("dev/sdg1", "")
 	if _, err := h.Find(filepath.Join(h.Dev, "sdg1")); err == nil || !strings.Contains(err.Error(), "is a partition") {
 		t.Errorf("got %v, want that it is a partition", err)

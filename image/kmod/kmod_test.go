@@ -147,11 +147,11 @@ func TestSoftDependenciesAreWishes(t *testing.T) {
 // What an issue has once named must not get lost: drivers of cards, of what
 // disks hang on, of watchdogs, and what a mount needs besides the file system.
 func TestSetsHaveTheHardwareThatIsPromised(t *testing.T) {
-	both := "virtio_net virtio_blk virtio_scsi vfat nls_cp437 nls_ascii crc32c_generic ext4 efivarfs e1000 e1000e igb igc ixgbe i40e ice r8169 realtek tg3 bnxt_en mlx5_core " +
+	both := "virtio_net virtio_blk virtio_scsi vfat nls_cp437 nls_ascii crc32c_generic ext4 efivarfs e1000 e1000e igb igc ixgbe i40e ice r8169 tg3 bnxt_en mlx5_core " +
 		"nvme ahci sd_mod mmc_block sdhci_pci usb_storage uas xhci_pci i6300esb"
 	for arch, more := range map[image.Arch]string{
 		image.AMD64: "iTCO_wdt lpc_ich sp5100_tco vmxnet3",
-		image.ARM64: "sbsa_gwdt bcm2835_wdt genet broadcom mvneta mvpp2 dwmac_rk dwmac_sun8i dwmac_meson8b fsl_enetc fsl_dpaa2_eth sdhci_iproc",
+		image.ARM64: "sbsa_gwdt bcm2835_wdt genet realtek motorcomm broadcom mvneta mvpp2 dwmac_rk dwmac_sun8i dwmac_meson8b fsl_enetc fsl_dpaa2_eth sdhci_iproc",
 	} {
 		have := map[string]bool{}
 		for _, s := range kmod.Sets(arch) {

@@ -10,14 +10,14 @@ const Base = "base"
 // Sets are the modules of an architecture's image.
 func Sets(a image.Arch) []Set {
 	if a == image.ARM64 {
-		return []Set{base(), watchdogARM64(), storage(storageARM64...), nic(nicARM64...)}
+		return []Set{base(phyARM64...), watchdogARM64(), storage(storageARM64...), nic(nicARM64...)}
 	}
 	return []Set{base(), watchdogAMD64(), storage(storageAMD64...), nic(nicAMD64...)}
 }
 
-func base() Set {
-	return Set{Base, []string{
-		"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng",
+func base(more ...string) Set {
+	return Set{Base, append([]string{
+		"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_rng",
 		// The ESP: code page and character set of Debian's kernels are modules.
 		"vfat", "nls_cp437", "nls_ascii", "efivarfs",
 		// ext4 asks for crc32c when it mounts, not when it is loaded.
@@ -26,8 +26,13 @@ func base() Set {
 		"sch_ingress", "cls_bpf", "act_gact", "cls_matchall",
 		// The power button, which is also how a host shuts a machine down.
 		"button", "evdev",
-	}}
+	}, more...)}
 }
+
+// phyARM64 are the chips between a board's network controller and its socket.
+// They show no modalias: the kernel would ask modprobe for them, which is not
+// there, and then drive them without their clock delays.
+var phyARM64 = []string{"realtek", "broadcom", "bcm7xxx", "marvell", "marvell10g", "motorcomm"}
 
 func watchdogAMD64() Set {
 	return Set{"watchdog", []string{"i6300esb", "lpc_ich", "i2c_i801", "iTCO_wdt", "sp5100_tco", "wdat_wdt", "softdog"}}
@@ -56,19 +61,21 @@ var (
 	}
 )
 
+// nic is in the order in which drivers are loaded, and so in which cards get
+// their names: those of a machine come before those of a hypervisor.
 func nic(more ...string) Set {
 	return Set{"nic", append([]string{
 		"e1000", "e1000e", "igb", "igbvf", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice",
-		"r8169", "realtek", "tg3", "bnxt_en", "mlx4_en", "mlx5_core", "atlantic", "ena", "vmxnet3", "hv_netvsc",
-	}, more...)}
+		"r8169", "tg3", "bnxt_en", "mlx4_en", "mlx5_core", "atlantic", "ena", "vmxnet3", "hv_netvsc",
+	}, append(more, "virtio_net")...)}
 }
 
 var (
 	nicAMD64 = []string{"forcedeth", "alx", "8139cp"}
 	nicARM64 = []string{
-		"genet", "mdio_bcm_unimac", "broadcom", "bcm7xxx", // Raspberry Pi 4
-		"dwmac_rk", "dwmac_sun8i", "dwmac_meson8b", "dwmac_generic", "motorcomm", "mdio_mux_meson_g12a",
-		"mvneta", "mvpp2", "marvell", "marvell10g", "fsl_enetc", "fsl_dpaa2_eth", "fec", "macb",
+		"genet", "mdio_bcm_unimac", // Raspberry Pi 4
+		"dwmac_rk", "dwmac_sun8i", "dwmac_meson8b", "dwmac_generic", "mdio_mux_meson_g12a",
+		"mvneta", "mvpp2", "fsl_enetc", "fsl_dpaa2_eth", "fec", "macb",
 		"xgene_enet", "nicvf", "nicpf", "hns3", "hclge",
 	}
 )

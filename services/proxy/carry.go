@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
@@ -116,12 +117,26 @@ func (o owner) Tried(backend netip.AddrPort, err error) {
 	}
 }
 
+// Spared implements services.CarrierOwner. The turn goes to the next connection
+// that is dialled, most likely the same client's: else a backend that cannot be
+// carried yet would be passed over for ever, and its trial be wasted.
+func (o owner) Spared(backend netip.AddrPort) {
+	o.proxy.Unadmit()
+	o.proxy.spared.Store(o.proxy.pool.Load().find(backend))
+}
+
+// choose picks the backend of an attempt after another, nil for the first.
+func (x *Proxy) choose(now time.Duration, after *Backend) *Backend {
+	if after == nil {
+		if b := x.spared.Swap(nil); b != nil && b.plan.Load() == nil && x.pool.Load().find(b.addr) == b {
+			return b
+		}
+	}
+	return x.pool.Load().pick(now, after)
+}
+
 // Ended implements services.CarrierOwner.
 func (o owner) Ended(v *tcpinfo.Carried) {
-	if v == nil { // the place that Choose took was not needed
-		o.proxy.Unadmit()
-		return
-	}
 	if !v.View.Connecting {
 		o.proxy.backend(v.View.Backend).active.Add(-1)
 	}

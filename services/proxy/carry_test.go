@@ -425,3 +425,30 @@ func TestABackendThatAReloadTakesOutAndBack(t *testing.T) {
 		r.wantCarried(tcpinfo.Carrier(r.conf.Forwarding), 1)
 	})
 }
+
+// A client whose backend cannot be carried to yet goes the ordinary way to that
+// very backend: all have their turns, and one that rests its trial.
+func TestWhatDirectSparesGoesToTheSameBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newCarryRig(t, "direct")
+		r.carry.Lost = true
+		r.conf.Backends = []netip.AddrPort{back1, back2}
+		one, two := r.backend(back1), r.backend(back2)
+		r.start()
+		defer r.stop()
+		for _, h := range []*servicestest.Host{one, two, one, two} {
+			c, b := r.pair(h)
+			r.say(c, "question")
+			r.hear(b, "question")
+		}
+		r.net.Behave(back1, servicestest.Unreachable)
+		for range 2 { // the first finds that it is dead, the second passes it over
+			r.pair(two)
+		}
+		r.net.Behave(back1, servicestest.Answer)
+		time.Sleep(time.Minute) // the rest is over
+		for _, h := range []*servicestest.Host{one, two, one} {
+			r.pair(h)
+		}
+	})
+}

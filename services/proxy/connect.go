@@ -40,7 +40,7 @@ func (p *pair) connect(now time.Duration, ready services.Ready) {
 
 // dial starts the next attempt.
 func (p *pair) dial(now time.Duration) {
-	p.target = p.proxy.pool.Load().pick(now, p.target)
+	p.target = p.proxy.choose(now, p.target)
 	if p.target == nil {
 		p.noBackend(now, errors.New("none is configured"))
 		return

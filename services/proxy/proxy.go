@@ -15,8 +15,9 @@ type Proxy struct {
 	*services.Server
 	net     services.Network
 	pool    atomic.Pointer[Pool]
-	mode    atomic.Pointer[mode] // how new connections are carried
-	turning sync.Mutex           // held while the pool changes, or a backend's drain starts or is taken back
+	mode    atomic.Pointer[mode]    // how new connections are carried
+	spared  atomic.Pointer[Backend] // chosen, and not dialled yet
+	turning sync.Mutex              // held while the pool changes, or a backend's drain starts or is taken back
 }
 
 var _ services.Service = (*Proxy)(nil)

@@ -15,6 +15,9 @@ import (
 type CarrierNet struct {
 	*Net
 	Refusal error // what Splice answers, if not nil
+	// Lost: no backend can be carried to from the SYN on, as before the stack has
+	// connected to it once.
+	Lost bool
 
 	// guarded by Net.mu
 	owners  map[string]owned

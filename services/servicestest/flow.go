@@ -58,6 +58,10 @@ func (n *CarrierNet) direct(client *Conn) bool {
 	if !ok {
 		return false
 	}
+	if n.Lost {
+		n.owners[by.owner].Spared(addr)
+		return false
+	}
 	n.nextID++
 	n.slots++
 	f := &carriedFlow{net: n, owner: by.owner, ref: tcpinfo.CarriedRef{ID: n.nextID, Slot: n.slots}, carrier: tcpinfo.Direct,

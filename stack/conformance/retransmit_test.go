@@ -1,8 +1,10 @@
 package conformance
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -71,6 +73,41 @@ func TestAfterALostSYNDataWaitForThreeSeconds(t *testing.T) {
 		seen = fmt.Sprintf("data are sent again after %v", took)
 	}
 	holds(t, seen)
+}
+
+// A loss before any round trip was measured (RFC 6298, 3: a SYN that was sent again
+// measures none) does not stop the sender for good.
+func TestALossBeforeTheFirstMeasurementDoesNotStopTheSender(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	l := b.listen(t, box4)
+	p := b.peer(t, box4, 5000)
+	syn := p.craft(lab.SYN, 0, 0, "")
+	syn.Options = append(mss(1460), append(option(4), 1, 1)...) // SACK, no timestamps
+	p.send(syn)
+	p.irs = p.expect("the SYN-ACK", isSYNACK).Seq
+	p.expect("the SYN-ACK again", isSYNACK)
+	p.say(lab.ACK, 1, 1, "")
+	c := accept(t, l)
+	const size = 100
+	text := strings.Repeat("x", size)
+	for range 2 {
+		write(t, c, text)
+		p.expect("data", hasData)
+	}
+	// The second has arrived, the first has not.
+	lost := p.craft(lab.ACK, 1, 1, "")
+	block := binary.BigEndian.AppendUint32(nil, p.irs+1+size)
+	lost.Options = append([]byte{1, 1}, option(5, binary.BigEndian.AppendUint32(block, p.irs+1+2*size)...)...)
+	p.send(lost)
+	p.expect("the first again", func(s lab.Segment) bool { return hasData(s) && s.Seq-p.irs == 1 })
+	p.say(lab.ACK, 1, 1+2*size, "")
+	for i := range uint32(3) {
+		write(t, c, text)
+		want := 1 + (2+i)*size
+		p.expect("more data", func(s lab.Segment) bool { return hasData(s) && s.Seq-p.irs == want })
+		p.say(lab.ACK, 1, want+size, "")
+	}
 }
 
 // RFC 6298, 5.3: an ACK of new data starts the timer again.

@@ -100,6 +100,7 @@ func (t *Table) bounds(s *soonest, f *Flow) {
 func (t *Table) due(k *key) {
 	p, ok := t.lockPair(k)
 	if !ok {
+		t.tryAgain(k)
 		return
 	}
 	now := t.now()
@@ -139,7 +140,11 @@ func (p *pairing) fire(rule tcpinfo.Rule, now instant) {
 	case tcpinfo.ConnectTimeout:
 		p.failed(syscall.ETIMEDOUT, now)
 	case tcpinfo.IdleTimeout:
-		p.endBy(tcpinfo.CarriedEnd{How: "fin", Why: rule, Patience: time.Second, Grace: graceOf(policy.FinWait2)}, now)
+		how := "fin"
+		if policy.AbortiveClose {
+			how = "rst" // linger: 0s
+		}
+		p.endBy(tcpinfo.CarriedEnd{How: how, Why: rule, Patience: time.Second, Grace: graceOf(policy.FinWait2)}, now)
 	default:
 		p.dies(p.f, rule, now)
 	}

@@ -155,11 +155,12 @@ type CarrierSettings struct {
 	ConnectRetries int
 }
 
-// CarrierOwner is a service whose connections are carried. Choose and Tried are
-// called on the path of frames, Choose with no lock held.
+// CarrierOwner is a service whose connections are carried. Choose, Tried and
+// Spared are called on the path of frames, Choose and Spared with no lock held.
 type CarrierOwner interface {
 	Choose(client, after netip.AddrPort) (backend netip.AddrPort, ok bool)
 	Tried(backend netip.AddrPort, err error)
+	Spared(backend netip.AddrPort)
 	Ended(c *tcpinfo.Carried)
 }
 
@@ -173,8 +174,12 @@ func (t *Table) Own(name string, to CarrierOwner, s CarrierSettings) {
 	}
 	for i := range next {
 		if next[i].name == name {
+			changed := next[i].settings != s
 			next[i] = owned{name, s, to}
 			t.owners.Store(&next)
+			if changed {
+				t.retime()
+			}
 			return
 		}
 	}

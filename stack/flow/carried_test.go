@@ -40,6 +40,8 @@ func (*ducts) Choose(_, after netip.AddrPort) (netip.AddrPort, bool) {
 	return ductBackend, !after.IsValid()
 }
 func (*ducts) Tried(netip.AddrPort, error) {}
+
+func (*ducts) Spared(netip.AddrPort) {}
 func (d *ducts) Ended(c *tcpinfo.Carried) {
 	if c == nil {
 		d.back++
@@ -360,7 +362,9 @@ func (m *manyDucts) Choose(_, _ netip.AddrPort) (netip.AddrPort, bool) {
 	return m.at(m.turn % m.backends), true
 }
 func (*manyDucts) Tried(netip.AddrPort, error) {}
-func (*manyDucts) Ended(*tcpinfo.Carried)      {}
+
+func (*manyDucts) Spared(netip.AddrPort)  {}
+func (*manyDucts) Ended(*tcpinfo.Carried) {}
 
 // BenchmarkCarriedSegment is what a data segment costs the table, of one
 // connection among a hundred thousand.

@@ -110,10 +110,6 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 		p.t.Count.Untranslated.Add(1)
 		return a, frame.Drop
 	}
-	if most := p.t.policy(m.policy).Retransmit.MaxRetries; most > 0 && int(m.repeats) > most {
-		p.dies(m, tcpinfo.MaxRetries, now)
-		return a, frame.Consume
-	}
 	p.advance(was, mwas, now)
 	return a, frame.Forward
 }

@@ -53,18 +53,18 @@ func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now in
 	}
 	w := t.ways.get(backend, now)
 	if w == nil {
-		o.to.Ended(nil)
+		o.to.Spared(backend)
 		return v, false
 	}
 	bk, ok := t.source(w, backend, now)
 	if !ok {
-		o.to.Ended(nil)
+		o.to.Spared(backend)
 		return v, false
 	}
 	p := t.lockBoth(&s.key, &bk)
 	if p.m != nil || !t.mayDirect(p.f, s) {
 		p.unlock()
-		o.to.Ended(nil)
+		o.to.Spared(backend)
 		return v, false
 	}
 	if p.f != nil {
@@ -318,15 +318,7 @@ func (f *Flow) giveUp() answer { return answer{rst: true, seq: f.iss + 1} }
 
 // another makes the next attempt for a client that waits.
 func (t *Table) another(client *key, after netip.AddrPort, err error) {
-	sh, h := t.shard(client)
-	sh.mu.Lock()
-	f, _ := sh.find(client, h)
-	if f == nil || !f.has(carried) || f.newer != 0 {
-		sh.mu.Unlock()
-		return
-	}
-	o, tries := t.ownerOf(f.owner()), int(f.retries())
-	sh.mu.Unlock()
+	o, tries := t.waiting(client)
 	if o == nil {
 		t.refuse(client, nil, tcpinfo.Refused)
 		return
@@ -341,15 +333,83 @@ func (t *Table) another(client *key, after netip.AddrPort, err error) {
 		return
 	}
 	backend, ok := o.to.Choose(client.remoteAddr(), after)
-	now := t.now()
-	var w *way
-	var k key
-	if ok {
-		if w = t.ways.get(backend, now); w != nil {
-			k, ok = t.source(w, backend, now)
-		}
+	switch {
+	case !ok:
+		t.refuse(client, o, why)
+	case backend == after && err == syscall.ECONNREFUSED:
+		t.pause(client, tries) // it may be starting anew
+	default:
+		t.attempt(client, o, backend, why)
 	}
-	if w == nil || !ok {
+}
+
+// waiting tells of a client that waits for the next attempt whose it is, and how
+// many have failed.
+func (t *Table) waiting(client *key) (o *owned, tries int) {
+	sh, h := t.shard(client)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f, _ := sh.find(client, h)
+	if f == nil || !f.has(carried) || f.newer != 0 {
+		return nil, 0
+	}
+	return t.ownerOf(f.owner()), int(f.retries())
+}
+
+// retryPause is the wait before the same backend is tried once more, longer each
+// time: as for relayed connections.
+const retryPause = 100 * time.Millisecond
+
+// pause lets a client wait before the next attempt.
+func (t *Table) pause(client *key, tries int) {
+	sh, h := t.shard(client)
+	now := t.now()
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if f, slot := sh.find(client, h); f != nil && f.has(carried) && f.newer == 0 {
+		f.flags |= turning // of a leg without a mate: it waits
+		sh.time(f, slot, now.ms+milliseconds(retryPause)<<min(max(tries-1, 0), 8), now.ms)
+		t.wind()
+	}
+}
+
+// tryAgain goes on after a pause.
+func (t *Table) tryAgain(client *key) {
+	sh, h := t.shard(client)
+	sh.mu.Lock()
+	f, _ := sh.find(client, h)
+	waits := f != nil && f.has(carried) && f.newer == 0 && f.has(turning)
+	if waits {
+		f.flags &^= turning
+	}
+	sh.mu.Unlock()
+	if !waits {
+		return
+	}
+	o, _ := t.waiting(client)
+	if o == nil {
+		t.refuse(client, nil, tcpinfo.Refused)
+		return
+	}
+	// The client's own address stands for a backend that nobody has.
+	backend, ok := o.to.Choose(client.remoteAddr(), client.remoteAddr())
+	if !ok {
+		t.refuse(client, o, tcpinfo.Refused)
+		return
+	}
+	t.attempt(client, o, backend, tcpinfo.Refused)
+}
+
+// attempt dials a backend for a client that waits.
+func (t *Table) attempt(client *key, o *owned, backend netip.AddrPort, why tcpinfo.Rule) {
+	now := t.now()
+	w := t.ways.get(backend, now)
+	if w == nil {
+		t.stepAside(client, o, backend)
+		return
+	}
+	k, ok := t.source(w, backend, now)
+	if !ok {
 		t.refuse(client, o, why)
 		return
 	}
@@ -361,6 +421,23 @@ func (t *Table) another(client *key, after netip.AddrPort, err error) {
 	p.dial(&k, w, now)
 	p.unlock()
 	p.speak()
+}
+
+// stepAside forgets a client that waits, because it is not known how the backend is
+// reached that it should have. Its SYN comes again (RFC 6298, 2.1) and goes the
+// ordinary way: the stack finds out.
+func (t *Table) stepAside(client *key, o *owned, backend netip.AddrPort) {
+	sh, h := t.shard(client)
+	sh.mu.Lock()
+	f, slot := sh.find(client, h)
+	if f == nil || !f.has(carried) || f.newer != 0 {
+		sh.mu.Unlock()
+		return
+	}
+	t.forget(sh, f, slot)
+	sh.mu.Unlock()
+	t.carriedNow.Add(-1)
+	o.to.Spared(backend)
 }
 
 // refuse tells a client that waits that there is nobody, as a host without a

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/lastack/lastack/internal/tcpinfo"
@@ -26,7 +27,7 @@ var limitRules = [...]tcpinfo.Rule{
 	tcpinfo.FinWait1, tcpinfo.Closing, tcpinfo.LastAck, tcpinfo.CloseWait, tcpinfo.ZeroWindow, tcpinfo.SynRetries,
 	// Of carried connections besides:
 	tcpinfo.Keepalive, tcpinfo.UserTimeout, tcpinfo.MaxRetries, tcpinfo.FinWait2, tcpinfo.IdleTimeout, tcpinfo.HalfClose,
-	tcpinfo.ConnectTimeout, tcpinfo.Refused, tcpinfo.Drained, tcpinfo.DrainDeadline, tcpinfo.Killed, tcpinfo.Stopped, tcpinfo.AddressLost,
+	tcpinfo.ConnectTimeout, tcpinfo.Refused, tcpinfo.Drained, tcpinfo.DrainDeadline, tcpinfo.Killed, tcpinfo.Stopped, tcpinfo.AddressLost, tcpinfo.TableFull,
 }
 
 // ruleNumber is what Flow.endedBy keeps of a rule.
@@ -153,6 +154,34 @@ func (t *Table) rearm(sh *shard, f *Flow, slot uint32, now instant) {
 		return
 	}
 	sh.untime(f)
+}
+
+// retime sets the timers of all flows anew, because the bounds are others now: a
+// timer may be far away that is to fire soon. TIME-WAIT lasts as long as was said
+// when it began.
+func (t *Table) retime() {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		var keys []key
+		sh.mu.Lock()
+		sh.each(func(f *Flow) {
+			if f.state != TimeWait {
+				keys = append(keys, f.key)
+			}
+		})
+		sh.mu.Unlock()
+		for some := range slices.Chunk(keys, batch) {
+			now := t.now()
+			sh.mu.Lock()
+			for _, k := range some {
+				_, h := t.shard(&k)
+				if f, slot := sh.find(&k, h); f != nil && f.state != TimeWait {
+					t.rearm(sh, f, slot, now)
+				}
+			}
+			sh.mu.Unlock()
+		}
+	}
 }
 
 // deadline is when the flow's state ends if nothing moves, and by which rule.

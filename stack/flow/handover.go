@@ -202,6 +202,7 @@ type nobody struct{}
 
 func (nobody) Choose(_, _ netip.AddrPort) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
 func (nobody) Tried(netip.AddrPort, error)                       {}
+func (nobody) Spared(netip.AddrPort)                             {}
 func (nobody) Ended(*tcpinfo.Carried)                            {}
 
 // ResetUnowned resets carried connections whose service has not come, because

@@ -85,12 +85,22 @@ func (t *Table) List(in ...State) []Row {
 }
 
 // States counts the flows in each state.
-func (t *Table) States() map[string]int {
+func (t *Table) States() map[string]int { return t.countStates(0) }
+
+// CarriedStates counts the legs of carried connections in each state.
+func (t *Table) CarriedStates() map[string]int { return t.countStates(carried) }
+
+// countStates counts the flows that have all of the given flags.
+func (t *Table) countStates(which flags) map[string]int {
 	var n [states]int
 	for i := range t.shards {
 		sh := &t.shards[i]
 		sh.mu.Lock()
-		sh.each(func(f *Flow) { n[f.state]++ })
+		sh.each(func(f *Flow) {
+			if f.flags&which == which {
+				n[f.state]++
+			}
+		})
 		sh.mu.Unlock()
 	}
 	m := make(map[string]int)

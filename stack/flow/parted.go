@@ -104,7 +104,7 @@ func (p *pairing) endBy(how tcpinfo.CarriedEnd, now instant) {
 
 // wait notes an end that has to wait.
 func (p *pairing) wait(e end, how flags, now instant) {
-	if old, ok := p.t.ends.get(&p.client.key); ok && int32(old.by-e.by) < 0 && old.turn == e.turn {
+	if old, ok := p.t.ends.get(&p.client.key); ok && (!old.turn && e.turn || int32(old.by-e.by) < 0 && old.turn == e.turn) {
 		return // it ends sooner already
 	}
 	p.t.ends.put(&p.client.key, e)
@@ -124,7 +124,7 @@ func (p *pairing) turned(now instant) {
 	case p.client.has(answeredLast):
 		e.still = max(now.ms, 1)
 		p.t.ends.put(&p.client.key, e)
-		p.rearm(p.client, now)
+		p.sooner(p.client, now) // never later: quiet moments may follow each other for ever
 	}
 }
 

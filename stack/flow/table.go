@@ -131,6 +131,7 @@ func (t *Table) SetPolicies(all map[string]config.Policy) error {
 		next.list = append(next.list, all[name])
 	}
 	t.rules.Store(next)
+	t.retime()
 	return nil
 }
 
