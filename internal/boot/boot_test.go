@@ -657,6 +657,25 @@ func TestTheControlSocket(t *testing.T) {
 	}
 }
 
+// At the last try the loader has none left, but the slot runs: it's not bad yet.
+func TestTheLastTryIsATrial(t *testing.T) {
+	b := factoryESP(t, true)
+	if err := os.Rename(b.path("esp/loader/entries/b+2-1.conf"), b.path("esp/loader/entries/b+0-3.conf")); err != nil {
+		t.Fatal(err)
+	}
+	b.beginStory()
+	s, err := b.status()
+	if err != nil || !s.Trial || s.Slots[1].State != "on trial: the last of 3 tries" {
+		t.Errorf("trial %v, slots %+v, %v", s.Trial, s.Slots, err)
+	}
+	if err := b.commit("test"); err != nil {
+		t.Error(err)
+	}
+	if e, _, _ := b.esp.Entry(slot.B); e.Counted {
+		t.Errorf("its entry is %s", e.Name())
+	}
+}
+
 func TestAResetIsAskedForOnTheCommandLine(t *testing.T) {
 	b := testBox(t)
 	for line, want := range map[string]bool{"quiet lastack.reset=1": true, "quiet": false, "lastack.reset=0": false, "xlastack.reset=1": false} {

@@ -183,6 +183,9 @@ func (b *Box) slots() (all []SlotStatus, err error) {
 		row := SlotStatus{Slot: one, Running: one == b.slot, State: "empty"}
 		if ok {
 			row.Title, row.State = title(e), e.State()
+			if row.Running && e.Bad() { // the loader has taken the try already
+				row.State = fmt.Sprintf("on trial: the last of %d tries", e.Done)
+			}
 		}
 		all = append(all, row)
 	}
