@@ -155,6 +155,10 @@ func (p *pairing) interrupt(fr *frame.Frame, l frame.Layout, s *segment, now ins
 	}
 	f.flags |= rstSeen
 	f.enter(Closed, now)
+	if f.has(parted) && !m.over() {
+		p.settle(f, now) // the other has our FIN: whether it knows is still to be seen
+		return a, frame.Consume
+	}
 	if !m.over() {
 		p.say(m, m.reset(now), now)
 	}
