@@ -20,21 +20,6 @@ func (s *Session) Fail(now time.Duration, side *Side, err error) {
 	s.Abort(now, reason, First{who, how})
 }
 
-// Forfeit gives up a side that was reset while both had our FIN, if the other has
-// not acknowledged it yet: the session goes on for that one alone.
-func (s *Session) Forfeit(side *Side, err error) bool {
-	other := &s.Client
-	if side == other {
-		other = &s.Backend
-	}
-	_, how := causeOf(err)
-	if how != ByRST || !other.Present() || !other.FIN || other.died != "" || other.Conn.FinAcked() {
-		return false
-	}
-	side.died, side.EOF, side.FIN = how, true, true
-	return true
-}
-
 // Probe reports a side that died although nobody reads it now.
 func (s *Session) Probe(side *Side) error {
 	if side.EOF && side.FIN {
@@ -139,7 +124,7 @@ func (s *Session) LingerBy(since time.Duration) (by time.Duration, waits bool) {
 // lost notes a side that died while an acknowledgement of our FIN was awaited.
 func (s *Session) lost(side *Side) {
 	acked, over := side.acked()
-	if acked || !over || side.died != "" {
+	if acked || !over {
 		return
 	}
 	err := side.Conn.Established()

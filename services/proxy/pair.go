@@ -108,7 +108,8 @@ func (p *pair) move(now time.Duration, pipe *services.Pipe, again services.Ready
 		// Nobody reads this side now, so nobody would see it die.
 		if from {
 			if err := p.Probe(pipe.From); err != nil {
-				return p.fails(now, pipe.From, err)
+				p.fail(now, pipe.From, err)
+				return false
 			}
 		}
 		return true
@@ -130,12 +131,14 @@ func (p *pair) move(now time.Duration, pipe *services.Pipe, again services.Ready
 		}
 	}
 	if m.Err != nil {
-		return p.fails(now, m.Side, m.Err)
+		p.fail(now, m.Side, m.Err)
+		return false
 	}
 	if pipe.From.EOF {
 		// A reset that came right behind the FIN has no event of its own.
 		if err := p.Probe(pipe.From); err != nil {
-			return p.fails(now, pipe.From, err)
+			p.fail(now, pipe.From, err)
+			return false
 		}
 	}
 	if m.More {
@@ -178,22 +181,6 @@ func (p *pair) finish(now time.Duration, why services.Reason, limit time.Duratio
 		}
 	}
 	p.relay(now, services.ReadyClient|services.ReadyBackend|services.ReadyTimer)
-}
-
-// fails handles a connection that failed, and reports whether the pair lives on:
-// while it is being closed, who resets us ends only its own side. The other has
-// our FIN, and whether it knows is still to be seen.
-func (p *pair) fails(now time.Duration, side *services.Side, err error) (lives bool) {
-	if p.Stage() != services.Closing || !p.Forfeit(side, err) {
-		p.fail(now, side, err)
-		return false
-	}
-	if side == &p.Backend {
-		p.up.Drop(p.Loop())
-	} else {
-		p.down.Drop(p.Loop())
-	}
-	return true
 }
 
 func (p *pair) fail(now time.Duration, side *services.Side, err error) {

@@ -111,6 +111,9 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 		return a, frame.Drop
 	}
 	p.advance(was, mwas, now)
+	if f.has(parted) && s.length() == 0 {
+		return a, frame.Consume // our FIN says as much, with an open window: behind it this would close it again
+	}
 	return a, frame.Forward
 }
 
@@ -155,10 +158,6 @@ func (p *pairing) interrupt(fr *frame.Frame, l frame.Layout, s *segment, now ins
 	}
 	f.flags |= rstSeen
 	f.enter(Closed, now)
-	if f.has(parted) && !m.over() {
-		p.settle(f, now) // the other has our FIN: whether it knows is still to be seen
-		return a, frame.Consume
-	}
 	if !m.over() {
 		p.say(m, m.reset(now), now)
 	}
