@@ -176,7 +176,7 @@ func (e *EndedSide) deaf() bool { return e.Present && e.Died == "" && e.FIN && !
 // outcome judges an end.
 func outcome(e *Ended) Outcome {
 	switch {
-	case (e.Client.Died == ByRST || e.Backend.Died == ByRST) && !e.Client.deaf() && !e.Backend.deaf():
+	case (e.Client.Died == ByRST || e.Backend.Died == ByRST) && !(e.First.Who == "us" && (e.Client.deaf() || e.Backend.deaf())):
 		return Clean // a peer wanted it so, and the other knows
 	case e.Reason == FinUnacked:
 		return Unacked
