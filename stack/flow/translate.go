@@ -246,7 +246,11 @@ func resummed(from, to []byte, pseudoFrom, pseudoTo uint16) uint16 {
 	// ~old = header without checksum + pseudo-header + data
 	without := add(frame.Sum(from, pseudoFrom), ^old)
 	data := add(^old, ^without)
-	return ^add(data, frame.Sum(to, pseudoTo))
+	sum := add(data, frame.Sum(to, pseudoTo))
+	if sum == 0 {
+		sum = 0xffff // the same number; that of a segment, which has ports, is never written as 0
+	}
+	return ^sum
 }
 
 // add is the ones' complement sum.
