@@ -56,7 +56,7 @@ BOOTED = /lastack/image$$|/internal/boot$$
 
 race: need-go ## the concurrent packages under the race detector (needs a C compiler)
 	@if command -v $${CC:-cc} >/dev/null; then \
-	  APPLIANCE_TEST=require CGO_ENABLED=1 $(GO) test -race -short ./... ; \
+	  APPLIANCE_TEST=require CGO_ENABLED=1 $(GO) test -race -short -timeout 18m ./... ; \
 	else echo 'race: skipped, no C compiler here (apt-get install gcc)'; fi
 
 test-short: need-go ## the first half minute of make test
