@@ -20,6 +20,7 @@ type input struct {
 	err       error
 	interrupt func() // called at ^C; nil while a line is edited
 	cut       bool   // what a command reads has ended by ^C
+	next      []byte // typed since then: for who reads after the command
 	between   bool   // a line was read, and maybe a command is about to begin
 	early     bool   // ^C came then
 }
@@ -51,12 +52,16 @@ func (in *input) take(p []byte, err error) {
 	for _, b := range p {
 		switch {
 		case b == keyInterrupt && in.interrupt != nil:
-			in.held, in.cut = []byte(dropLine), true
+			in.held, in.next, in.cut = []byte(dropLine), nil, true
 			in.interrupt()
 		case b == keyInterrupt && in.between:
 			in.held, in.early = nil, true
 		case b == keyInterrupt:
 			in.held = []byte(dropLine) // a terminal forgets what was typed ahead, too
+		case in.cut && in.interrupt != nil:
+			if len(in.next) < typedAhead {
+				in.next = append(in.next, b)
+			}
 		case len(in.held) < typedAhead:
 			in.held = append(in.held, b)
 		}
@@ -107,8 +112,9 @@ func (in *input) onInterrupt(f func()) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.interrupt, in.cut = f, false
+	in.held, in.next = append(in.held, in.next...), nil
 	if f != nil && in.early {
-		in.cut = true
+		in.held, in.next, in.cut = nil, in.held, true
 		f()
 	}
 	in.between, in.early = false, false
