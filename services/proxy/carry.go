@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
 )
@@ -19,10 +20,22 @@ type mode struct {
 // modeNow is what the configuration and the network allow.
 func (x *Proxy) modeNow() *mode {
 	by, why := x.conf().Carrier()
+	if auto := x.conf().Forwarding; (auto == "auto" || auto == "") && ownSender(&x.Settings().Policy) {
+		return &mode{tcpinfo.Relay, "retransmit or congestion of its policy, which only relay keeps to"}
+	}
 	if tcpinfo.Carrier(by) != tcpinfo.Relay && x.Carrier() == nil {
 		return &mode{tcpinfo.Relay, "the network carries none"}
 	}
 	return &mode{tcpinfo.Carrier(by), why}
+}
+
+// ownSender reports whether a policy wants what only a sender of ours can do: other
+// peers' stacks retransmit by their own rules.
+func ownSender(p *config.Policy) bool {
+	usual := config.DefaultPolicy()
+	r := p.Retransmit
+	r.SynRetries = usual.Retransmit.SynRetries // of handshakes, which are ours or bounded anyway
+	return r != usual.Retransmit && p.Retransmit != (config.Retransmit{}) || p.Congestion != usual.Congestion && p.Congestion != ""
 }
 
 // own tells the Carrier by what settings it carries for us.
