@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
@@ -64,6 +65,7 @@ func (t *Table) bounds(s *soonest, f *Flow) {
 	p := t.policy(f.policy)
 	if f.underWay() {
 		s.after(f.progress, p.UserTimeout, tcpinfo.UserTimeout)
+		s.after(f.progress, repetitions(p.Retransmit), tcpinfo.MaxRetries)
 	} else if k := p.Keepalive; k.Enabled() {
 		s.at(f.lastHeard()+milliseconds(k.Idle)+uint32(f.repeats)*milliseconds(k.Interval), tcpinfo.Keepalive)
 	}
@@ -94,6 +96,29 @@ func (t *Table) bounds(s *soonest, f *Flow) {
 	if o := t.ownerOf(f.owner()); o != nil && !f.has(peerFinSeen|finSent) {
 		s.after(f.progress, o.settings.IdleTimeout, tcpinfo.IdleTimeout)
 	}
+}
+
+// peersRTO is the shortest retransmission timeout that a peer's stack is taken to
+// have: Linux's TCP_RTO_MIN.
+const peersRTO = 200 * time.Millisecond
+
+// repetitions is how long it takes to send a segment again as often as a policy
+// allows, after a timeout that doubles each time (RFC 6298, 5.5), and to wait for
+// the last one: when a sender of ours would give up. 0 is no bound.
+func repetitions(r config.Retransmit) (sum time.Duration) {
+	if r.MaxRetries <= 0 {
+		return 0
+	}
+	most := r.MaxRTO
+	if most <= 0 {
+		most = 2 * time.Minute
+	}
+	rto := max(r.MinRTO, peersRTO)
+	for range r.MaxRetries + 1 {
+		sum += min(rto, most)
+		rto = min(2*rto, most)
+	}
+	return sum
 }
 
 // due does what a leg's timer is for.
