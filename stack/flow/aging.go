@@ -157,7 +157,7 @@ func (p *pairing) fire(rule tcpinfo.Rule, now instant) {
 			f.repeats++
 			a := f.answer(now)
 			a.seq = f.sndUna - 1
-			p.says = append(p.says, reset{f.key, a, int(f.card), f.mac, f.has(tagged), f.vlan})
+			p.says = append(p.says, f.word(a))
 			p.rearm(f, now)
 			return
 		}

@@ -63,7 +63,7 @@ type pairing struct {
 	f, m          *Flow // the leg that something happened on, and the other
 	fslot, mslot  uint32
 	client, other *Flow            // the same: the client's leg and the backend's
-	says          []reset          // to be sent once the locks are free
+	says          []word           // to be sent once the locks are free
 	fr            *frame.Frame     // a SYN may go in its place
 	sent          bool             // it has
 	full          []int            // policies whose TIME-WAITs are too many then

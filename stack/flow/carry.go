@@ -33,7 +33,7 @@ func (t *Table) carry(sh *shard, f *Flow, slot uint32, fr *frame.Frame, l frame.
 func (p *pairing) speak() {
 	for i := range p.says {
 		r := &p.says[i]
-		p.t.put(r.card, r.mac, r.tagged, r.vlan, &r.key, &r.a)
+		p.t.put(r)
 	}
 	for _, policy := range p.full {
 		p.t.evict(policy)
@@ -48,7 +48,7 @@ func (p *pairing) speak() {
 
 // say sends a segment of the table's own on a leg, and notes it there.
 func (p *pairing) say(f *Flow, a answer, now instant) {
-	p.says = append(p.says, reset{f.key, a, int(f.card), f.mac, f.has(tagged), f.vlan})
+	p.says = append(p.says, f.word(a))
 	s := segment{flags: a.flags(), seq: a.seq, ack: a.ack, window: a.window, ts: a.ts, tsVal: a.tsVal, tsEcr: a.tsEcr}
 	if s.flags&rst != 0 {
 		p.t.farewell.note(f, &s)

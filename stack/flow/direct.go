@@ -150,7 +150,7 @@ func (p *pairing) sayOpening(s *segment) {
 			return
 		}
 	}
-	p.says = append(p.says, reset{m.key, answer{syn: synOptions(s), seq: s.seq, window: s.window}, int(m.card), m.mac, m.has(tagged), m.vlan})
+	p.says = append(p.says, m.word(answer{syn: synOptions(s), seq: s.seq, window: s.window}))
 }
 
 // synOptions writes the options that a SYN offers.
@@ -268,7 +268,7 @@ func (p *pairing) answered(fr *frame.Frame, l frame.Layout, s *segment, now inst
 		// Somebody there remembers an old connection (RFC 9293, 3.10.7.3): our RST
 		// ends that, and the SYN comes again.
 		if s.flags&rst == 0 {
-			p.says = append(p.says, reset{f.key, answer{rst: true, seq: s.ack}, int(f.card), f.mac, f.has(tagged), f.vlan})
+			p.says = append(p.says, f.word(answer{rst: true, seq: s.ack}))
 			p.sayAgain(now)
 		}
 		return frame.Consume
@@ -343,6 +343,10 @@ func (t *Table) another(client *key, after netip.AddrPort, err error) {
 	}
 }
 
+// waits reports whether a flow is the leg of a client that waits for the next
+// attempt, without a mate. There may be no flow.
+func (f *Flow) waits() bool { return f != nil && f.has(carried) && f.newer == 0 }
+
 // waiting tells of a client that waits for the next attempt whose it is, and how
 // many have failed.
 func (t *Table) waiting(client *key) (o *owned, tries int) {
@@ -350,7 +354,7 @@ func (t *Table) waiting(client *key) (o *owned, tries int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f, _ := sh.find(client, h)
-	if f == nil || !f.has(carried) || f.newer != 0 {
+	if !f.waits() {
 		return nil, 0
 	}
 	return t.ownerOf(f.owner()), int(f.retries())
@@ -366,7 +370,7 @@ func (t *Table) pause(client *key, tries int) {
 	now := t.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if f, slot := sh.find(client, h); f != nil && f.has(carried) && f.newer == 0 {
+	if f, slot := sh.find(client, h); f.waits() {
 		f.flags |= turning // of a leg without a mate: it waits
 		sh.time(f, slot, now.ms+milliseconds(retryPause)<<min(max(tries-1, 0), 8), now.ms)
 		t.wind()
@@ -378,7 +382,7 @@ func (t *Table) tryAgain(client *key) {
 	sh, h := t.shard(client)
 	sh.mu.Lock()
 	f, _ := sh.find(client, h)
-	waits := f != nil && f.has(carried) && f.newer == 0 && f.has(turning)
+	waits := f.waits() && f.has(turning)
 	if waits {
 		f.flags &^= turning
 	}
@@ -414,7 +418,7 @@ func (t *Table) attempt(client *key, o *owned, backend netip.AddrPort, why tcpin
 		return
 	}
 	p := t.lockBoth(client, &k)
-	if p.f == nil || !p.f.has(carried) || p.f.newer != 0 || p.m != nil {
+	if !p.f.waits() || p.m != nil {
 		p.unlock()
 		return
 	}
@@ -430,7 +434,7 @@ func (t *Table) stepAside(client *key, o *owned, backend netip.AddrPort) {
 	sh, h := t.shard(client)
 	sh.mu.Lock()
 	f, slot := sh.find(client, h)
-	if f == nil || !f.has(carried) || f.newer != 0 {
+	if !f.waits() {
 		sh.mu.Unlock()
 		return
 	}
@@ -447,18 +451,18 @@ func (t *Table) refuse(client *key, o *owned, why tcpinfo.Rule) {
 	now := t.now()
 	sh.mu.Lock()
 	f, slot := sh.find(client, h)
-	if f == nil || !f.has(carried) || f.newer != 0 {
+	if !f.waits() {
 		sh.mu.Unlock()
 		return
 	}
 	f.endedBy = ruleNumber(why)
-	r := reset{f.key, answer{rst: true, acked: true, ack: f.irs + 1}, int(f.card), f.mac, f.has(tagged), f.vlan}
+	r := f.word(answer{rst: true, acked: true, ack: f.irs + 1})
 	f.flags |= rstSent
 	f.enter(Closed, now)
 	c := t.describe(f, nil, now)
 	t.forget(sh, f, slot)
 	sh.mu.Unlock()
-	t.put(r.card, r.mac, r.tagged, r.vlan, &r.key, &r.a)
+	t.put(&r)
 	t.carriedNow.Add(-1)
 	t.Count.CarriedEnds.Add(1)
 	if o != nil {

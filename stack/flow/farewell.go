@@ -14,17 +14,22 @@ import (
 type farewell struct {
 	on  atomic.Bool
 	mu  sync.Mutex // guards all
-	all []reset
+	all []word
 }
 
-// reset is one of them, and the way it went.
-type reset struct {
+// word is a segment of the table's own, and the way it goes.
+type word struct {
 	key    key
 	a      answer
 	card   int
 	mac    [6]byte
 	tagged bool
 	vlan   uint16
+}
+
+// word is an answer on its way to the flow's peer.
+func (f *Flow) word(a answer) word {
+	return word{f.key, a, int(f.card), f.mac, f.has(tagged), f.vlan}
 }
 
 // resetsMost bounds them: some 8 MB.
@@ -41,8 +46,7 @@ func (w *farewell) note(f *Flow, s *segment) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.all) < resetsMost {
-		w.all = append(w.all, reset{f.key, answer{rst: true, seq: s.seq, ts: s.ts, tsVal: s.tsVal, tsEcr: s.tsEcr},
-			int(f.card), f.mac, f.has(tagged), f.vlan})
+		w.all = append(w.all, f.word(answer{rst: true, seq: s.seq, ts: s.ts, tsVal: s.tsVal, tsEcr: s.tsEcr}))
 	}
 }
 
@@ -67,7 +71,7 @@ func (t *Table) RepeatResets(ctx context.Context, times int, pause time.Duration
 		}
 		for i := range all {
 			r := &all[i]
-			t.put(r.card, r.mac, r.tagged, r.vlan, &r.key, &r.a)
+			t.put(r)
 		}
 	}
 	select { // the last answers

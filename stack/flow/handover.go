@@ -231,11 +231,7 @@ func (t *Table) takePair(client, backend *Flow, now instant) bool {
 		return false
 	}
 	put := func(sh *shard, from *Flow) uint32 {
-		h := uint32(from.key.hash(t.seed))
-		f, slot := sh.insert(&from.key, h)
-		*f = *from
-		f.hash, f.counted, f.timed = h, 0, false
-		f.due, f.spoke, f.next, f.prev, f.newer, f.older = 0, 0, 0, 0, 0, 0
+		f, slot := sh.insertCopy(from, uint32(from.key.hash(t.seed)))
 		f.flags &^= shut | turning
 		return slot
 	}
@@ -272,10 +268,7 @@ func (t *Table) take(from *Flow, now instant) bool {
 		sh.mu.Unlock()
 		return false
 	}
-	f, slot := sh.insert(&from.key, h)
-	*f = *from
-	f.hash, f.counted, f.timed = h, 0, false // what is the table's own
-	f.due, f.spoke, f.next, f.prev, f.newer, f.older = 0, 0, 0, 0, 0, 0
+	f, slot := sh.insertCopy(from, h)
 	full := t.recount(sh, f, slot)
 	t.rearm(sh, f, slot, now)
 	sh.mu.Unlock()
@@ -283,6 +276,15 @@ func (t *Table) take(from *Flow, now instant) bool {
 		t.evict(full)
 	}
 	return true
+}
+
+// insertCopy puts a copy of a flow in, without what is the other table's own.
+func (s *shard) insertCopy(from *Flow, hash uint32) (*Flow, uint32) {
+	f, slot := s.insert(&from.key, hash)
+	*f = *from
+	f.hash, f.counted, f.timed = hash, 0, false
+	f.due, f.spoke, f.next, f.prev, f.newer, f.older = 0, 0, 0, 0, 0, 0
+	return f, slot
 }
 
 func readFlows(r io.Reader) (head handed, all []Flow, err error) {
@@ -329,7 +331,7 @@ func (t *Table) OpenWindows() int { return t.tellWindows(false) }
 
 func (t *Table) tellWindows(closed bool) (n int) {
 	now := t.now()
-	var all []reset
+	var all []word
 	for i := range t.shards {
 		sh := &t.shards[i]
 		all = all[:0]
@@ -342,12 +344,12 @@ func (t *Table) tellWindows(closed bool) (n int) {
 			if closed {
 				a.window = 0
 			}
-			all = append(all, reset{f.key, a, int(f.card), f.mac, f.has(tagged), f.vlan})
+			all = append(all, f.word(a))
 		})
 		sh.mu.Unlock()
 		for i := range all {
 			r := &all[i]
-			if t.put(r.card, r.mac, r.tagged, r.vlan, &r.key, &r.a) {
+			if t.put(r) {
 				n++
 			}
 		}

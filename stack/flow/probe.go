@@ -93,21 +93,21 @@ func (t *Table) ask(k *key, id uint64, now instant) (scale int8, sent bool) {
 	}
 	a := f.answer(now)
 	a.seq = f.sndUna - 1
-	card, mac, isTagged, vlan := int(f.card), f.mac, f.has(tagged), f.vlan
+	w := f.word(a)
 	scale = f.sndScale
 	sh.mu.Unlock()
 	t.Count.Probes.Add(1)
-	return scale, t.put(card, mac, isTagged, vlan, k, &a)
+	return scale, t.put(&w)
 }
 
 // put sends a segment of the table's own to a peer. It is false for a card that
 // does not send.
-func (t *Table) put(card int, mac [6]byte, isTagged bool, vlan uint16, k *key, a *answer) bool {
+func (t *Table) put(w *word) bool {
 	cards := t.cards.Load()
-	if cards == nil || card >= len(*cards) {
+	if cards == nil || w.card >= len(*cards) {
 		return false
 	}
-	c := (*cards)[card]
+	c, k, a := (*cards)[w.card], &w.key, &w.a
 	send, own := c.send.Load(), c.mac.Load()
 	if send == nil || own == nil {
 		return false
@@ -121,10 +121,10 @@ func (t *Table) put(card int, mac [6]byte, isTagged bool, vlan uint16, k *key, a
 		kind = frame.TypeIPv6
 		p = a.packet6(local.Addr().AsSlice(), remote.Addr().AsSlice(), k.lport, k.rport)
 	}
-	eth := append(append([]byte(nil), mac[:]...), own[:]...)
-	if isTagged {
+	eth := append(append([]byte(nil), w.mac[:]...), own[:]...)
+	if w.tagged {
 		eth = binary.BigEndian.AppendUint16(eth, frame.TypeVLAN)
-		eth = binary.BigEndian.AppendUint16(eth, vlan)
+		eth = binary.BigEndian.AppendUint16(eth, w.vlan)
 	}
 	eth = binary.BigEndian.AppendUint16(eth, kind)
 	(*send)(frame.Header{}, eth, p)

@@ -180,9 +180,9 @@ func (w *sweep) settle(k *key, as *int) bool {
 }
 
 func (w *sweep) ask(t *Table, m *memo) bool {
-	return t.put(int(m.card), m.mac, m.flags&tagged != 0, m.vlan, &m.key, &answer{
+	return t.put(&word{m.key, answer{
 		seq: m.seq, ack: m.ack, window: m.window, ts: m.flags&timestamps != 0, tsVal: m.tsVal, tsEcr: m.tsRecent,
-	})
+	}, int(m.card), m.mac, m.flags&tagged != 0, m.vlan})
 }
 
 // hear takes a segment of no connection that is known. If its peer is to be told
