@@ -62,10 +62,11 @@ func (t *Table) carriedDeadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool
 
 // bounds are those of a synchronized leg.
 func (t *Table) bounds(s *soonest, f *Flow) {
-	p := t.policy(f.policy)
+	rules := t.rules.Load()
+	p := &rules.list[f.policy]
 	if f.underWay() {
 		s.after(f.progress, p.UserTimeout, tcpinfo.UserTimeout)
-		s.after(f.progress, repetitions(p.Retransmit), tcpinfo.MaxRetries)
+		s.after(f.progress, rules.giveUp[f.policy], tcpinfo.MaxRetries)
 	} else if k := p.Keepalive; k.Enabled() {
 		s.at(f.lastHeard()+milliseconds(k.Idle)+uint32(f.repeats)*milliseconds(k.Interval), tcpinfo.Keepalive)
 	}

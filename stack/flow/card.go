@@ -119,14 +119,8 @@ look:
 	}
 	if by, ok := t.carriageOf(s.key.localAddr()); ok && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, &s) {
 		sh.mu.Unlock()
-		how := t.full()
-		if how != "" && t.turnAway(f, l, &s, how) {
-			return frame.Reply
-		}
-		if how != "relay" && by.by == tcpinfo.Direct {
-			if v, done := t.direct(c, f, &s, by, now); done {
-				return v
-			}
+		if v, done := t.newcomer(c, f, l, &s, by, now); done {
+			return v
 		}
 		sh.mu.Lock()
 		fl, slot = sh.find(&s.key, h)
@@ -157,6 +151,19 @@ look:
 		answer.write(f, l)
 	}
 	return verdict
+}
+
+// newcomer decides on a SYN to an address whose connections are carried, with no
+// lock held. done is false if it goes the ordinary way.
+func (t *Table) newcomer(c *Card, f *frame.Frame, l frame.Layout, s *segment, by carriage, now instant) (v frame.Verdict, done bool) {
+	how := t.full()
+	switch {
+	case how != "" && t.turnAway(f, l, s, how):
+		return frame.Reply, true
+	case how == "relay" || by.by != tcpinfo.Direct:
+		return v, false
+	}
+	return t.direct(c, f, s, by, now)
 }
 
 // valid reports whether the segment's checksum is right, and notes it so that

@@ -185,11 +185,11 @@ func (p *pairing) forward(fr *frame.Frame, l frame.Layout, s *segment, now insta
 		tr.mss = uint16(min(out.most, 0xffff))
 		tr.ts = m.has(peerTS) || m.has(timestamps)
 	}
-	if !tr.pass(fr, l, s, &f.key, &m.key, &out.envelope) {
+	said := tr.segment(s)
+	if !tr.pass(fr, l, s, &said, &f.key, &m.key, &out.envelope) {
 		return false
 	}
 	fr.To = out.to
-	said := tr.segment(s)
 	idle := !m.underWay()
 	m.sent(&said, now)
 	if s.size > 0 {

@@ -106,8 +106,9 @@ const policiesMost = 1024
 // rules are the policies, by the numbers that flows know them by. They are never
 // changed, only replaced.
 type rules struct {
-	list  []config.Policy
-	names map[string]uint16
+	list   []config.Policy
+	giveUp []time.Duration // of max_retries: see repetitions
+	names  map[string]uint16
 }
 
 // SetPolicies puts other policies in force, for live connections as well. A
@@ -129,6 +130,9 @@ func (t *Table) SetPolicies(all map[string]config.Policy) error {
 		}
 		next.names[name] = uint16(len(next.list))
 		next.list = append(next.list, all[name])
+	}
+	for _, p := range next.list {
+		next.giveUp = append(next.giveUp, repetitions(p.Retransmit))
 	}
 	t.rules.Store(next)
 	t.retime()

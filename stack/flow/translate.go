@@ -77,10 +77,10 @@ func (tr *translation) segment(s *segment) segment {
 	return out
 }
 
-// header translates a TCP header with its options: from is all of it, to has
-// room for as much. The ports are the caller's, and the checksum is left zero.
-func (tr *translation) header(to, from []byte, s *segment) {
-	out := tr.segment(s)
+// header translates a TCP header with its options, for s which becomes out: from
+// is all of it, to has room for as much. The ports are the caller's, and the
+// checksum is left zero.
+func (tr *translation) header(to, from []byte, s, out *segment) {
 	copy(to, from)
 	binary.BigEndian.PutUint32(to[4:], out.seq)
 	binary.BigEndian.PutUint32(to[8:], out.ack)
@@ -92,7 +92,7 @@ func (tr *translation) header(to, from []byte, s *segment) {
 	if s.flags&urg == 0 {
 		to[18], to[19] = 0, 0
 	}
-	tr.options(to[tcpHeader:len(from)], s, &out)
+	tr.options(to[tcpHeader:len(from)], s, out)
 }
 
 const urg = 0x20
@@ -197,8 +197,9 @@ func (k *key) pseudo(size int) uint16 {
 }
 
 // pass writes the frame that a segment becomes on the other leg: the headers into
-// its Room, the data stay where they are. It is false if that cannot be sent.
-func (tr *translation) pass(fr *frame.Frame, l frame.Layout, s *segment, from, to *key, e *envelope) bool {
+// its Room, the data stay where they are. out is what the caller has translated of
+// it. It is false if that cannot be sent.
+func (tr *translation) pass(fr *frame.Frame, l frame.Layout, s, out *segment, from, to *key, e *envelope) bool {
 	in := fr.Net[l.Transport:l.End]
 	header := int(in[12]>>4) * 4
 	size := len(in)
@@ -207,7 +208,7 @@ func (tr *translation) pass(fr *frame.Frame, l frame.Layout, s *segment, from, t
 	}
 	at := e.put(fr.Room, to, size)
 	tcp := fr.Room[at : at+header]
-	tr.header(tcp, in[:header], s)
+	tr.header(tcp, in[:header], s, out)
 	binary.BigEndian.PutUint16(tcp, to.lport)
 	binary.BigEndian.PutUint16(tcp[2:], to.rport)
 	fr.Head, fr.Body = fr.Room[:at+header], in[header:]
