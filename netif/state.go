@@ -196,7 +196,8 @@ func self() (process, error) {
 	return process{PID: os.Getpid(), Start: start}, nil
 }
 
-// alive reports whether p still runs. A zombie does not.
+// alive reports whether p still runs. A zombie does not, nor who is about to be
+// one: it has given its memory back, and takes no step of its own any more.
 func alive(p process) bool {
 	start, runs, err := procStat(p.PID)
 	return err == nil && runs && start == p.Start
@@ -211,9 +212,10 @@ func procStat(pid int) (start uint64, runs bool, err error) {
 	// The name in field 2 may hold blanks and parentheses: count from its end.
 	_, rest, _ := strings.Cut(string(b[strings.LastIndexByte(string(b), ')')+1:]), " ")
 	fields := strings.Fields(rest)
-	if len(fields) < 20 {
+	if len(fields) < 21 {
 		return 0, false, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
 	}
-	start, err = strconv.ParseUint(fields[19], 10, 64)
-	return start, fields[0] != "Z" && fields[0] != "X", err
+	const state, starttime, vsize = 0, 19, 20
+	start, err = strconv.ParseUint(fields[starttime], 10, 64)
+	return start, fields[state] != "Z" && fields[state] != "X" && fields[vsize] != "0", err
 }
