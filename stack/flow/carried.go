@@ -23,6 +23,9 @@ import (
 //	repeats       while nothing is under way: keepalive probes without an answer
 func (f *Flow) mate() (shard uint8, slot uint32) { return uint8(f.older), f.newer - 1 }
 
+// paired reports whether a flow is a leg that has a mate. There may be no flow.
+func (f *Flow) paired() bool { return f != nil && f.has(carried) && f.newer != 0 }
+
 func (f *Flow) join(sh *shard, slot uint32) { f.older, f.newer = uint32(sh.no), slot+1 }
 
 func (f *Flow) tsDelta() uint32       { return f.wl1 }
@@ -114,7 +117,7 @@ func (t *Table) lockPair(k *key) (p pairing, ok bool) {
 	for {
 		sh.mu.Lock()
 		f, slot := sh.find(k, h)
-		if f == nil || !f.has(carried) || f.newer == 0 {
+		if !f.paired() {
 			sh.mu.Unlock()
 			return p, false
 		}
@@ -122,6 +125,12 @@ func (t *Table) lockPair(k *key) (p pairing, ok bool) {
 			return p, true
 		}
 	}
+}
+
+// join tells each leg where the other lies.
+func (p *pairing) join() {
+	p.f.join(p.msh, p.mslot)
+	p.m.join(p.fsh, p.fslot)
 }
 
 func (p *pairing) unlock() {
@@ -297,7 +306,7 @@ func (t *Table) pushOut() {
 		sh.mu.Lock()
 		had := false
 		sh.each(func(f *Flow) {
-			if !f.isClientLeg() || f.newer == 0 {
+			if !f.paired() || !f.isClientLeg() {
 				return
 			}
 			had = true

@@ -16,7 +16,7 @@ func (t *Table) lockRef(ref tcpinfo.CarriedRef) (p pairing, ok bool) {
 	for {
 		sh.mu.Lock()
 		f := sh.leg(ref.Slot)
-		if f == nil || f.id != ref.ID || !f.isClientLeg() || f.newer == 0 {
+		if !f.paired() || f.id != ref.ID || !f.isClientLeg() {
 			sh.mu.Unlock()
 			return p, false
 		}

@@ -6,7 +6,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/netif/frame"
 )
 
@@ -14,7 +13,7 @@ import (
 //
 //	client's SYN      -> the owner chooses a backend -> our SYN, with the client's options
 //	backend's SYN-ACK -> translated for the client; from here on as any carried one
-//	backend's RST, or silence -> the next backend, while the client waits
+//	backend's RST, or silence -> the next backend, while the client waits (attempts.go)
 //
 // The initial sequence numbers are ours on both legs (RFC 6528), and so is the
 // clock of the timestamps that a peer sees, because a peer knows us by our
@@ -111,8 +110,7 @@ func (p *pairing) dial(k *key, w *way, now instant) {
 		m.vlan = w.vlan
 	}
 	m.own(f.owner(), f.retries())
-	f.join(p.msh, p.mslot)
-	m.join(p.fsh, p.fslot)
+	p.join()
 	m.iss = t.isn(k, now)
 	syn := segment{flags: syn, seq: m.iss, window: f.offeredFirst(), mss: f.sndMSS, scale: f.sndScale, sack: f.has(peerSACK)}
 	if out, ok := t.out(m); ok {
@@ -186,6 +184,9 @@ func (t *Table) isn(k *key, now instant) uint32 {
 func (t *Table) stamp(k *key, now instant) uint32 {
 	return uint32(k.hash(t.secret^0x5bd1e995)>>32) + uint32((now.ns+t.epoch)/1e6)
 }
+
+// epochOf makes the clocks of ISNs and timestamps go on over a restart.
+func epochOf(wall time.Time) int64 { return wall.UnixNano() & (1<<50 - 1) }
 
 // source chooses our end toward a backend.
 func (t *Table) source(w *way, backend netip.AddrPort, now instant) (k key, ok bool) {
@@ -295,180 +296,3 @@ func (p *pairing) answered(fr *frame.Frame, l frame.Layout, s *segment, now inst
 	p.settle(m, now)
 	return frame.Forward
 }
-
-// failed gives a backend up that has refused or stayed silent. The next one is
-// chosen once the locks are free.
-func (p *pairing) failed(err error, now instant) {
-	t, client := p.t, p.client.key
-	backend := p.other.key.remoteAddr()
-	if err != syscall.ECONNREFUSED {
-		t.ways.forget(backend)
-	}
-	sh, slot := p.place(p.other)
-	p.say(p.other, p.other.giveUp(), now)
-	c := p.client
-	c.own(c.owner(), c.retries()+1)
-	c.newer = 0 // no mate: whoever comes meanwhile is ignored
-	t.forget(sh, p.other, slot)
-	p.tried = func() { t.another(&client, backend, err) }
-}
-
-// giveUp is a RST for who may have taken our SYN and not told us.
-func (f *Flow) giveUp() answer { return answer{rst: true, seq: f.iss + 1} }
-
-// another makes the next attempt for a client that waits.
-func (t *Table) another(client *key, after netip.AddrPort, err error) {
-	o, tries := t.waiting(client)
-	if o == nil {
-		t.refuse(client, nil, tcpinfo.Refused)
-		return
-	}
-	o.to.Tried(after, err)
-	why := tcpinfo.Refused
-	if err != syscall.ECONNREFUSED {
-		why = tcpinfo.ConnectTimeout
-	}
-	if tries > o.settings.ConnectRetries {
-		t.refuse(client, o, why)
-		return
-	}
-	backend, ok := o.to.Choose(client.remoteAddr(), after)
-	switch {
-	case !ok:
-		t.refuse(client, o, why)
-	case backend == after && err == syscall.ECONNREFUSED:
-		t.pause(client, tries) // it may be starting anew
-	default:
-		t.attempt(client, o, backend, why)
-	}
-}
-
-// waits reports whether a flow is the leg of a client that waits for the next
-// attempt, without a mate. There may be no flow.
-func (f *Flow) waits() bool { return f != nil && f.has(carried) && f.newer == 0 }
-
-// waiting tells of a client that waits for the next attempt whose it is, and how
-// many have failed.
-func (t *Table) waiting(client *key) (o *owned, tries int) {
-	sh, h := t.shard(client)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	f, _ := sh.find(client, h)
-	if !f.waits() {
-		return nil, 0
-	}
-	return t.ownerOf(f.owner()), int(f.retries())
-}
-
-// retryPause is the wait before the same backend is tried once more, longer each
-// time: as for relayed connections.
-const retryPause = 100 * time.Millisecond
-
-// pause lets a client wait before the next attempt.
-func (t *Table) pause(client *key, tries int) {
-	sh, h := t.shard(client)
-	now := t.now()
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if f, slot := sh.find(client, h); f.waits() {
-		f.flags |= turning // of a leg without a mate: it waits
-		sh.time(f, slot, now.ms+milliseconds(retryPause)<<min(max(tries-1, 0), 8), now.ms)
-		t.wind()
-	}
-}
-
-// tryAgain goes on after a pause.
-func (t *Table) tryAgain(client *key) {
-	sh, h := t.shard(client)
-	sh.mu.Lock()
-	f, _ := sh.find(client, h)
-	waits := f.waits() && f.has(turning)
-	if waits {
-		f.flags &^= turning
-	}
-	sh.mu.Unlock()
-	if !waits {
-		return
-	}
-	o, _ := t.waiting(client)
-	if o == nil {
-		t.refuse(client, nil, tcpinfo.Refused)
-		return
-	}
-	// The client's own address stands for a backend that nobody has.
-	backend, ok := o.to.Choose(client.remoteAddr(), client.remoteAddr())
-	if !ok {
-		t.refuse(client, o, tcpinfo.Refused)
-		return
-	}
-	t.attempt(client, o, backend, tcpinfo.Refused)
-}
-
-// attempt dials a backend for a client that waits.
-func (t *Table) attempt(client *key, o *owned, backend netip.AddrPort, why tcpinfo.Rule) {
-	now := t.now()
-	w := t.ways.get(backend, now)
-	if w == nil {
-		t.stepAside(client, o, backend)
-		return
-	}
-	k, ok := t.source(w, backend, now)
-	if !ok {
-		t.refuse(client, o, why)
-		return
-	}
-	p := t.lockBoth(client, &k)
-	if !p.f.waits() || p.m != nil {
-		p.unlock()
-		return
-	}
-	p.dial(&k, w, now)
-	p.unlock()
-	p.speak()
-}
-
-// stepAside forgets a client that waits, because it is not known how the backend is
-// reached that it should have. Its SYN comes again (RFC 6298, 2.1) and goes the
-// ordinary way: the stack finds out.
-func (t *Table) stepAside(client *key, o *owned, backend netip.AddrPort) {
-	sh, h := t.shard(client)
-	sh.mu.Lock()
-	f, slot := sh.find(client, h)
-	if !f.waits() {
-		sh.mu.Unlock()
-		return
-	}
-	t.forget(sh, f, slot)
-	sh.mu.Unlock()
-	t.carriedNow.Add(-1)
-	o.to.Spared(backend)
-}
-
-// refuse tells a client that waits that there is nobody, as a host without a
-// listener would (RFC 9293, 3.10.7.1).
-func (t *Table) refuse(client *key, o *owned, why tcpinfo.Rule) {
-	sh, h := t.shard(client)
-	now := t.now()
-	sh.mu.Lock()
-	f, slot := sh.find(client, h)
-	if !f.waits() {
-		sh.mu.Unlock()
-		return
-	}
-	f.endedBy = ruleNumber(why)
-	r := f.word(answer{rst: true, acked: true, ack: f.irs + 1})
-	f.flags |= rstSent
-	f.enter(Closed, now)
-	c := t.describe(f, nil, now)
-	t.forget(sh, f, slot)
-	sh.mu.Unlock()
-	t.put(&r)
-	t.carriedNow.Add(-1)
-	t.Count.CarriedEnds.Add(1)
-	if o != nil {
-		o.to.Ended(c)
-	}
-}
-
-// epochOf makes the clocks of ISNs and timestamps go on over a restart.
-func epochOf(wall time.Time) int64 { return wall.UnixNano() & (1<<50 - 1) }

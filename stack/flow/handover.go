@@ -238,8 +238,7 @@ func (t *Table) takePair(client, backend *Flow, now instant) bool {
 	p.fslot, p.mslot = put(p.fsh, client), put(p.msh, backend)
 	p.f, p.m = p.fsh.at(p.fslot), p.msh.at(p.mslot)
 	p.client, p.other = p.f, p.m
-	p.f.join(p.msh, p.mslot)
-	p.m.join(p.fsh, p.fslot)
+	p.join()
 	p.settle(p.f, now)
 	p.settle(p.m, now)
 	t.carriedNow.Add(1)

@@ -120,7 +120,7 @@ func (p *pairing) turned(now instant) {
 	switch {
 	case !ok:
 	case !e.turn:
-		p.part(e.why, now.ms+milliseconds(e.grace), now)
+		p.partFor(&e, now)
 	case p.client.has(answeredLast):
 		e.still = max(now.ms, 1)
 		p.t.ends.put(&p.client.key, e)
@@ -137,7 +137,7 @@ func (p *pairing) asksAgain(s *segment) bool {
 func (p *pairing) partTurning(now instant) bool {
 	e, ok := p.t.ends.get(&p.client.key)
 	if ok {
-		p.part(e.why, now.ms+milliseconds(e.grace), now)
+		p.partFor(&e, now)
 	}
 	return ok
 }
@@ -152,7 +152,7 @@ func (p *pairing) impatient(now instant) {
 		p.t.ends.put(&p.client.key, e)
 		p.rearm(p.client, now)
 	case p.quiet():
-		p.part(e.why, now.ms+milliseconds(e.grace), now)
+		p.partFor(&e, now)
 	case e.turn:
 		more := max(e.grace/2, 100*time.Millisecond)
 		p.t.ends.take(&p.client.key)
@@ -170,6 +170,11 @@ func (p *pairing) blame(why tcpinfo.Rule) {
 			f.endedBy = ruleNumber(why)
 		}
 	}
+}
+
+// partFor parts a connection whose end has waited for this moment.
+func (p *pairing) partFor(e *end, now instant) {
+	p.part(e.why, now.ms+milliseconds(e.grace), now)
 }
 
 // part sends both peers our FIN, as far as they have not got the other's. From now

@@ -109,8 +109,7 @@ func (p *pairing) splice(owner uint16, now instant) {
 	// (RFC 7323, 5.3: an older one is dropped).
 	p.f.setDelta(p.m.tsLast - p.f.tsRecent)
 	p.m.setDelta(p.f.tsLast - p.m.tsRecent)
-	p.f.join(p.msh, p.mslot)
-	p.m.join(p.fsh, p.fslot)
+	p.join()
 	p.rearm(p.f, now)
 	p.rearm(p.m, now)
 }
@@ -133,7 +132,7 @@ func (t *Table) carryOne(fr *frame.Frame, l frame.Layout, s *segment) {
 		sh, h := t.shard(&s.key)
 		sh.mu.Lock()
 		f, slot := sh.find(&s.key, h)
-		if f == nil || !f.has(carried) || f.newer == 0 {
+		if !f.paired() {
 			sh.mu.Unlock()
 			return
 		}
