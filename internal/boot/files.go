@@ -3,6 +3,7 @@ package boot
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,10 +16,15 @@ func readLine(file string) (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// replace writes a file whole or not at all, also if the power is cut meanwhile.
+// replace writes a file whole or not at all, also if the power is cut meanwhile. What a cut leaves
+// beside it has a name of its own, so that there is one at most. It is not written to: the directory may be the
+// appliance's, which could have put a link to anything there.
 func replace(file string, text []byte, mode os.FileMode) error {
 	tmp := file + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
