@@ -49,7 +49,7 @@ const ConfinedCommand = "confined"
 func (b *Box) run() {
 	a := &b.appliance
 	a.next = time.Now().Add(pause(a.failures))
-	p, exited, err := b.spawn(b.arguments(), nil, caps()...)
+	p, exited, err := b.spawn(b.arguments(), caps()...)
 	if err != nil {
 		b.failed("the appliance cannot be started: " + err.Error())
 		return

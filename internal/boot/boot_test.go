@@ -753,3 +753,31 @@ func TestAFileIsNotWrittenThroughALink(t *testing.T) {
 		t.Errorf("the file is %v, %v", st, err)
 	}
 }
+
+// A check of the disk, or a command before the appliance, that does not end must not hold up the boot for ever.
+func TestAProcessThatDoesNotEndInTimeIsKilled(t *testing.T) {
+	b := testBox(t)
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, tt := range []struct {
+		seconds string
+		most    time.Duration
+		killed  bool
+	}{{"0", time.Minute, false}, {"60", 10 * time.Millisecond, true}} {
+		p, err := os.StartProcess(sleep, []string{"sleep", tt.seconds}, &os.ProcAttr{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		exited := make(chan syscall.WaitStatus, 1)
+		go func() { // ends with the process
+			if st, err := p.Wait(); err == nil {
+				exited <- st.Sys().(syscall.WaitStatus)
+			}
+		}()
+		if got := b.waitFor(p, exited, tt.most); got.Signaled() != tt.killed {
+			t.Errorf("sleep %s, for %v at most: status %v", tt.seconds, tt.most, got)
+		}
+	}
+}

@@ -28,22 +28,11 @@ func (b *Box) fsck(args ...string) (status int, said string) {
 		_, _ = io.Copy(io.Discard, r)
 		text <- lastLines(string(out), 5)
 	})
-	clock := time.NewTicker(beat)
-	defer clock.Stop()
-	for end := time.Now().Add(longestCheck); ; {
-		select {
-		case s := <-exited:
-			if s.Signaled() {
-				return 8, "ended by signal " + s.Signal().String()
-			}
-			return s.ExitStatus(), <-text
-		case now := <-clock.C:
-			_ = b.dog.feed()
-			if now.After(end) {
-				_ = p.Kill()
-			}
-		}
+	s := b.waitFor(p, exited, longestCheck)
+	if s.Signaled() {
+		return 8, "ended by signal " + s.Signal().String()
 	}
+	return s.ExitStatus(), <-text
 }
 
 // lastLines are the last n, in one.

@@ -15,14 +15,14 @@ import (
 
 // spawn starts a command of this binary, confined and as the appliance's user, with
 // what it says in the log.
-func (b *Box) spawn(args, env []string, caps ...uintptr) (*os.Process, <-chan syscall.WaitStatus, error) {
+func (b *Box) spawn(args []string, caps ...uintptr) (*os.Process, <-chan syscall.WaitStatus, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
 	whole := append([]string{"appliance", ConfinedCommand, "--"}, args...)
 	p, exited, err := b.procs.start(b.path("init"), whole, &os.ProcAttr{
-		Dir: "/", Env: append(env, b.environment()...), Files: []*os.File{nil, w, w},
+		Dir: "/", Env: b.environment(), Files: []*os.File{nil, w, w},
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: User, Gid: User, Groups: []uint32{}}, AmbientCaps: caps},
 	})
 	_ = w.Close() // it has its own
@@ -44,27 +44,25 @@ const onceTime = 30 * time.Second
 func (b *Box) provide() {
 	p, exited, err := b.spawn([]string{
 		"provision", "--config", b.path(ConfigFile), "--keys", b.path("data/config/authorized_keys"), "--state-dir", b.path("data/state"), b.path("esp"),
-	}, nil)
+	})
 	if err != nil {
 		b.warn("provision", err)
 		return
 	}
-	clock := time.NewTicker(beat)
-	defer clock.Stop()
-	for end := time.Now().Add(onceTime); ; {
-		select {
-		case status := <-exited:
-			if status.ExitStatus() != 0 {
-				b.problem("provision", "what is on the EFI partition for the first boot was not taken, the log says why")
-			}
-			return
-		case now := <-clock.C:
-			_ = b.dog.feed()
-			if now.After(end) {
-				_ = p.Kill()
-			}
-		}
+	if status := b.waitFor(p, exited, onceTime); status.ExitStatus() != 0 {
+		b.problem("provision", "what is on the EFI partition for the first boot was not taken, the log says why")
 	}
+}
+
+// waitFor waits until a process has ended, which is killed after so long. The watchdog is fed meanwhile.
+func (b *Box) waitFor(p *os.Process, exited <-chan syscall.WaitStatus, most time.Duration) (status syscall.WaitStatus) {
+	_ = b.fedWhile(func() error {
+		late := time.AfterFunc(most, func() { _ = p.Kill() })
+		defer late.Stop()
+		status = <-exited
+		return nil
+	})
+	return status
 }
 
 // consolePause is how long the console stays away after it has ended.
@@ -103,7 +101,7 @@ func (b *Box) keepLogin(now time.Time) {
 		return
 	}
 	l.next = now.Add(consolePause)
-	_, exited, err := b.spawn([]string{"console", "--tty", l.tty, "--config", b.configFile(), "--state-dir", b.path("data/state")}, nil)
+	_, exited, err := b.spawn([]string{"console", "--tty", l.tty, "--config", b.configFile(), "--state-dir", b.path("data/state")})
 	if err != nil {
 		b.warn("console", fmt.Errorf("serve the console: %w", err))
 		return
