@@ -189,11 +189,9 @@ func (c *Client) replace(ctx context.Context, old, next *Lease) *Lease {
 		return next
 	}
 	ended := c.lose(old, "the server has given "+next.Prefix.String()+" in its place")
-	if err := c.o.Holder.Take(ctx, *next); err != nil {
-		c.o.Log.Error("an address from DHCP is not taken", "error", err)
+	if !c.take(ctx, next) {
 		return ended
 	}
-	c.bound(next, nil)
 	return next
 }
 

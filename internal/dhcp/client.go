@@ -179,14 +179,19 @@ func (c *Client) obtain(ctx context.Context, kept *Lease) (lease *Lease, held bo
 	if lease == nil && ctx.Err() == nil {
 		lease = c.acquire(ctx, kept)
 	}
-	if lease == nil {
+	if lease == nil || !c.take(ctx, lease) {
 		return nil, false
 	}
+	return lease, true
+}
+
+// take has a lease taken. After a failure it returns with a pause behind it.
+func (c *Client) take(ctx context.Context, lease *Lease) (held bool) {
 	err := c.o.Holder.Take(ctx, *lease)
 	switch {
 	case err == nil:
 		c.bound(lease, nil)
-		return lease, true
+		return true
 	case ctx.Err() != nil:
 	case errors.Is(err, ErrInUse):
 		c.decline(lease)
@@ -194,7 +199,7 @@ func (c *Client) obtain(ctx context.Context, kept *Lease) (lease *Lease, held bo
 	default:
 		c.pause(ctx, refusedPause, err)
 	}
-	return nil, false
+	return false
 }
 
 // pause waits after what went wrong.

@@ -282,6 +282,38 @@ func TestTheLinkThatComesBackIsAskedAtOnce(t *testing.T) {
 	})
 }
 
+func TestAnAddressInThePlaceOfAnotherIsDeclinedIfAHostHasIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.answer = serve("192.0.2.50/24", time.Hour)
+		c := New(Options{MAC: card, Conn: f, Holder: f})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); c.Run(ctx) }()
+		time.Sleep(time.Minute) // of the bubble
+		synctest.Wait()
+		before := len(f.sent)
+		f.answer, f.takes = serve("192.0.2.60/24", time.Hour), ErrInUse
+		c.LinkUp()
+		time.Sleep(declinePause - time.Second)
+		synctest.Wait()
+		got := f.sent[before:]
+		if len(got) != 2 || got[1].kind != dhcpv4.MessageTypeDecline || !got[1].m.RequestedIPAddress().Equal(net.IPv4(192, 0, 2, 60)) {
+			t.Errorf("got messages %+v, want a request and a decline of 192.0.2.60, and ten seconds of silence", got)
+		}
+		if want := []string{"take 192.0.2.50/24", "lose 192.0.2.50/24", "take 192.0.2.60/24"}; !slices.Equal(f.taken, want) {
+			t.Errorf("got %v, want %v", f.taken, want)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := f.sent[before:]; len(got) < 3 || got[2].kind != dhcpv4.MessageTypeDiscover {
+			t.Errorf("got messages %+v, want a discovery after the pause", got)
+		}
+		cancel()
+		<-done
+	})
+}
+
 func ack(more ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	m, err := dhcpv4.NewDiscovery(card)
 	if err != nil {
