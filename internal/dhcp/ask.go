@@ -102,12 +102,7 @@ const requestTries = 4
 // pauseAfterNak keeps a server that offers what it then refuses from a storm.
 func (c *Client) pauseAfterNak(ctx context.Context, nak *dhcpv4.DHCPv4) {
 	c.set(func(s *Status) { s.Last = "the server refused what it had offered " + plain(nak.Message()) })
-	timer := time.NewTimer(backoff(1))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
+	sleep(ctx, backoff(1))
 }
 
 // keep holds a lease until something changes, and returns what is held then; a

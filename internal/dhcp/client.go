@@ -206,6 +206,11 @@ func (c *Client) take(ctx context.Context, lease *Lease) (held bool) {
 func (c *Client) pause(ctx context.Context, d time.Duration, err error) {
 	c.o.Log.Error("an address from DHCP is not taken", "error", err, "again_in", d)
 	c.set(func(s *Status) { s.State, s.Last = Pausing, err.Error() })
+	sleep(ctx, d)
+}
+
+// sleep waits until ctx ends at most.
+func sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
