@@ -30,7 +30,6 @@ type Target struct {
 	StateDir string                  // of the appliance: its history, and what was taken
 	Check    func(text []byte) error // of a configuration: everything that is wrong with it
 	Keep     func(text []byte) error // of keys: what is wrong with a line
-	Mode     fs.FileMode             // of the files that are written; 0 is 0600
 }
 
 // Outcome tells what became of one file that was found.
@@ -150,7 +149,7 @@ func (t Target) takeConfig(file string, text []byte) error {
 			return err
 		}
 	}
-	if err := t.write(t.Config, text); err != nil {
+	if err := write(t.Config, text); err != nil {
 		return err
 	}
 	_, err := h.Add(text, "provisioned from "+strings.Map(printable, file), time.Now())
@@ -162,7 +161,7 @@ func (t Target) takeKeys(_ string, text []byte) error {
 	if err := t.Keep(text); err != nil {
 		return err
 	}
-	return t.write(t.Keys, text)
+	return write(t.Keys, text)
 }
 
 func printable(r rune) rune {
@@ -172,15 +171,11 @@ func printable(r rune) rune {
 	return r
 }
 
-func (t Target) write(file string, text []byte) error {
-	mode := t.Mode
-	if mode == 0 {
-		mode = 0o600
-	}
+func write(file string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return history.Replace(file, text, mode)
+	return history.Replace(file, text, 0o600)
 }
 
 func (t Target) sums() string { return filepath.Join(t.StateDir, "provisioned") }
@@ -199,29 +194,8 @@ func (t Target) known() ([]string, error) {
 
 func (t Target) remember(known []string) error {
 	known = known[max(0, len(known)-mostKnown):]
-	if err := t.write(t.sums(), []byte(strings.Join(known, "\n")+"\n")); err != nil {
+	if err := write(t.sums(), []byte(strings.Join(known, "\n")+"\n")); err != nil {
 		return fmt.Errorf("remember what was provisioned: %w", err)
 	}
 	return nil
-}
-
-// Reset removes everything in a directory, which stays: what a factory reset does
-// to the data of a box, before anything uses them.
-func Reset(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("factory reset: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("factory reset: %w", err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("factory reset: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
