@@ -88,19 +88,21 @@ func (k *Keeper) Wake() {
 
 // Run asks until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
-	pause := firstPause
+	pause, said := firstPause, false
 	for {
-		switch offset, err := k.once(ctx); {
+		offset, err := k.once(ctx)
+		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			k.fail(err)
+			k.fail(err, said)
 			pause = min(pause*2, shortPause)
 		case offset.Abs() > right:
 			pause = shortPause
 		default:
 			pause = max(shortPause, min(pause*2, longPause))
 		}
+		said = err != nil
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
@@ -109,16 +111,21 @@ func (k *Keeper) Run(ctx context.Context) {
 		case <-timer.C:
 		case <-k.wake:
 			timer.Stop()
+			said = false // what is wrong now may be something else
 		}
 	}
 }
 
-func (k *Keeper) fail(err error) {
+// fail notes what went wrong. It is said once, until the time is known or Wake:
+// the ports and times in its text change from question to question.
+func (k *Keeper) fail(err error, said bool) {
+	level := slog.LevelWarn
+	if said {
+		level = slog.LevelDebug
+	}
+	k.o.Log.Log(context.Background(), level, "the time is not known", "error", err)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.status.Error != err.Error() {
-		k.o.Log.Warn("the time is not known", "error", err)
-	}
 	k.status.Error = err.Error()
 }
 

@@ -1,11 +1,16 @@
 package timesync
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lastack/lastack/internal/lab/labtest"
@@ -104,4 +109,37 @@ func TestWithoutAnAnswerTheReasonIsTold(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
+}
+
+func TestWhatIsWrongIsSaidOnceUntilSomethingChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		asked := 0
+		k := New(Options{
+			Servers: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:123")} },
+			Dial: func(netip.AddrPort) (net.Conn, error) {
+				asked++
+				return nil, fmt.Errorf("no way there from port %d", asked)
+			},
+			Log: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); k.Run(ctx) }()
+		time.Sleep(time.Hour) // of the bubble
+		synctest.Wait()
+		if n := strings.Count(log.String(), "the time is not known"); n != 1 || asked < 50 {
+			t.Errorf("got %d lines in an hour with %d questions, want one:\n%s", n, asked, log.String())
+		}
+		if s := k.Status(); !strings.HasSuffix(s.Error, fmt.Sprintf("from port %d", asked)) {
+			t.Errorf("got %q in the status, want the last reason", s.Error)
+		}
+		k.Wake()
+		synctest.Wait()
+		if n := strings.Count(log.String(), "the time is not known"); n != 2 {
+			t.Errorf("got %d lines after a wake, want two:\n%s", n, log.String())
+		}
+		cancel()
+		<-done
+	})
 }
