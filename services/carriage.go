@@ -81,6 +81,28 @@ func (s *Server) carry(doors []*door, by tcpinfo.Carrier) {
 	}
 }
 
+// find finds one of the service's carried connections by its ID.
+func (c *carriage) find(id uint64) (ref tcpinfo.CarriedRef, found bool) {
+	if c.carrier == nil {
+		return ref, false
+	}
+	return c.carrier.Find(c.server.owner, id)
+}
+
+// views is Carrier.Views of the service's connections.
+func (c *carriage) views(f func(*tcpinfo.CarriedView)) {
+	if c.carrier != nil {
+		c.carrier.Views(c.server.owner, f)
+	}
+}
+
+// list is Carrier.List of them.
+func (c *carriage) list(f func(*tcpinfo.Carried)) {
+	if c.carrier != nil {
+		c.carrier.List(c.server.owner, f)
+	}
+}
+
 // live counts the connections that are carried.
 func (c *carriage) live() int64 { return c.spliced.Load() + c.direct.Load() }
 
@@ -249,10 +271,7 @@ func (s *Server) CarriedEnded(v *tcpinfo.Carried) {
 
 // kill is Server.Kill.
 func (c *carriage) kill(id uint64, how string) error {
-	if c.carrier == nil {
-		return ErrUnknown
-	}
-	ref, ok := c.carrier.Find(c.server.owner, id)
+	ref, ok := c.find(id)
 	if !ok || !c.carrier.End(ref, c.killing(how)) {
 		return ErrUnknown
 	}
@@ -276,10 +295,7 @@ const asLongAsItTakes = 24 * time.Hour
 
 // drain is Server.DrainConn.
 func (c *carriage) drain(id uint64, plan *Plan) error {
-	if c.carrier == nil {
-		return ErrUnknown
-	}
-	if _, ok := c.carrier.Find(c.server.owner, id); !ok {
+	if _, ok := c.find(id); !ok {
 		return ErrUnknown
 	}
 	for _, a := range c.aimed() {
@@ -298,7 +314,7 @@ func (c *carriage) aimsAt(a aim, id uint64) (found bool) {
 	if a.conn != 0 {
 		return a.conn == id
 	}
-	c.carrier.Views(c.server.owner, func(v *tcpinfo.CarriedView) {
+	c.views(func(v *tcpinfo.CarriedView) {
 		found = found || v.Ref.ID == id && v.Backend == a.backend
 	})
 	return found
@@ -309,7 +325,7 @@ func (c *carriage) leftOf(p *Plan) (n int) {
 	if !slices.ContainsFunc(c.aimed(), func(a aim) bool { return a.plan.account == p.account }) {
 		return 0
 	}
-	c.carrier.Views(c.server.owner, func(v *tcpinfo.CarriedView) {
+	c.views(func(v *tcpinfo.CarriedView) {
 		if own := c.own(v.Backend, v.Ref.ID); own != nil && own.account == p.account {
 			n++
 		}
@@ -319,11 +335,8 @@ func (c *carriage) leftOf(p *Plan) (n int) {
 
 // load takes the connections in that the process before has left to the Carrier.
 func (c *carriage) load() int {
-	if c.carrier == nil {
-		return 0
-	}
 	var n int64
-	c.carrier.Views(c.server.owner, func(v *tcpinfo.CarriedView) {
+	c.views(func(v *tcpinfo.CarriedView) {
 		n++
 		c.count(v.Carrier).Add(1)
 	})
@@ -335,10 +348,7 @@ func (c *carriage) load() int {
 // CarriedBackends counts the carried connections that each backend has.
 func (s *Server) CarriedBackends() map[netip.AddrPort]int64 {
 	all := make(map[netip.AddrPort]int64)
-	if s.carriage.carrier == nil {
-		return all
-	}
-	s.carriage.carrier.Views(s.owner, func(v *tcpinfo.CarriedView) {
+	s.carriage.views(func(v *tcpinfo.CarriedView) {
 		if !v.Connecting {
 			all[v.Backend]++
 		}

@@ -25,11 +25,8 @@ func (s *Server) Forsake(addr netip.Addr) (n int) {
 
 // forsake is the same for what the flow table carries.
 func (c *carriage) forsake(addr netip.Addr) (n int) {
-	if c.carrier == nil {
-		return 0
-	}
 	var on []tcpinfo.CarriedRef
-	c.carrier.List(c.server.name, func(v *tcpinfo.Carried) {
+	c.list(func(v *tcpinfo.Carried) {
 		if v.Client.Local.Addr() == addr || v.Backend.Local.Addr() == addr {
 			on = append(on, v.Ref)
 		}

@@ -93,10 +93,7 @@ func (s *Server) ask(id uint64) (client, backend <-chan tcpinfo.Probe) {
 }
 
 func (c *carriage) ask(id uint64) (client, backend <-chan tcpinfo.Probe) {
-	if c.carrier == nil {
-		return nil, nil
-	}
-	ref, ok := c.carrier.Find(c.server.name, id)
+	ref, ok := c.find(id)
 	if !ok {
 		return nil, nil
 	}

@@ -92,7 +92,7 @@ func (c *carriage) scan(now time.Duration, fresh bool) {
 	}
 	abortive := c.server.Settings().Policy.AbortiveClose
 	seen := make([]bool, len(aims))
-	c.carrier.Views(c.server.owner, func(v *tcpinfo.CarriedView) {
+	c.views(func(v *tcpinfo.CarriedView) {
 		if closed {
 			c.note(v.Ref, tcpinfo.CarriedEnd{How: "rst", Why: tcpinfo.Stopped})
 			return

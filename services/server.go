@@ -224,9 +224,7 @@ func (s *Server) Conns() []Row {
 	for i, v := range all {
 		rows[i] = v.row(now)
 	}
-	if c := s.carriage.carrier; c != nil {
-		c.List(s.owner, func(v *tcpinfo.Carried) { rows = append(rows, s.rowOfCarried(v, now)) })
-	}
+	s.carriage.list(func(v *tcpinfo.Carried) { rows = append(rows, s.rowOfCarried(v, now)) })
 	return rows
 }
 
@@ -235,11 +233,7 @@ func (s *Server) HasConn(id uint64) bool {
 	if s.session(id) != nil {
 		return true
 	}
-	c := s.carriage.carrier
-	if c == nil {
-		return false
-	}
-	_, ok := c.Find(s.owner, id)
+	_, ok := s.carriage.find(id)
 	return ok
 }
 
@@ -270,7 +264,7 @@ func (s *Server) Counters() Counters {
 	}
 	spliced, direct := max(s.carriage.spliced.Load(), 0), max(s.carriage.direct.Load(), 0)
 	c.Carried = map[tcpinfo.Carrier]int64{tcpinfo.Relay: max(c.Active-spliced-direct, 0), tcpinfo.Splice: spliced, tcpinfo.Direct: direct}
-	s.carriage.carrier.List(s.owner, func(v *tcpinfo.Carried) {
+	s.carriage.list(func(v *tcpinfo.Carried) {
 		c.ToBackend += v.Backend.Sent
 		c.ToClient += v.Client.Sent
 	})

@@ -462,5 +462,14 @@ func TestTwoServicesOfOneNameHaveTheirOwnCarriedConnections(t *testing.T) {
 		if k := r.proxy.Counters(); k.Active != 1 {
 			r.Errorf("the counters are %+v", k)
 		}
+		id := r.proxy.Conns()[0].ID
+		if p, err := r.proxy.Probe(r.Context(), id); err != nil || p.Client.Alive != tcpinfo.Answers {
+			r.Errorf("the probe of connection %d got %+v, %v", id, p, err)
+		}
+		if n := r.proxy.Forsake(front.Addr()); n != 1 {
+			r.Errorf("%d connections were on the address, want 1", n)
+		}
+		time.Sleep(time.Second)
+		r.wantEnd(services.AddressLost, "us", services.ByRST, services.Reset)
 	})
 }
