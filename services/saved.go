@@ -282,6 +282,7 @@ func (s *Server) miss(v *SavedSession, plan *Plan) {
 		Backend:   EndedSide{Present: v.Backend.Conn != 0, EOF: v.Backend.EOF, FIN: v.Backend.FIN, Reset: v.Backend.Conn != 0},
 		ToBackend: v.Backend.Sent, ToClient: v.Client.Sent,
 		Opened: s.loops.epoch.Add(v.Opened), Lasted: now - v.Opened, Retries: int(v.Retries),
+		Carrier: s.relays(), Why: v.Why,
 	}
 	if !s.proxies {
 		e.ToBackend = v.Client.Received

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/config"
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/proxy"
 	"github.com/lastack/lastack/services/servicestest"
@@ -375,6 +376,9 @@ func TestWhoIsLostOnTheWayIsListed(t *testing.T) {
 		for i, want := range []services.Reason{services.ClientLost, services.BackendLost} {
 			if e := ended[i]; e.ID != gone[i].ID || e.ClientAddr != gone[i].Client || e.BackendAddr != gone[i].Backend || e.Reason != want || e.Outcome != services.Reset {
 				t.Errorf("got %+v, want %s", e, want)
+			}
+			if e := ended[i]; e.Carrier != tcpinfo.Relay || e.Why != gone[i].Why || e.Why == "" {
+				t.Errorf("connection %d was carried by %q because of %q, want relay because of %q", e.ID, e.Carrier, e.Why, gone[i].Why)
 			}
 		}
 		if c := r.proxy.Counters(); c.Active != 0 || c.Ended["client_lost"] != 1 || c.Ended["backend_lost"] != 1 {
