@@ -183,6 +183,7 @@ func TestDrainCountsAResetInAnswerToItsFINAsClean(t *testing.T) {
 		answerFIN(r, b)
 		go func() {
 			r.hearEnd(c)
+			time.Sleep(10 * time.Millisecond) // the backend has acknowledged its FIN: else that one is reset by us
 			c.Abort()
 		}()
 		time.Sleep(time.Second)
