@@ -74,12 +74,12 @@ func imageFlashAction(c *cli.Context) error {
 	return err
 }
 
-// provision are the user's files for the first boot; a configuration that the
+// provisionDisk are the user's files for the first boot; a configuration that the
 // box would refuse is refused here.
 func provisionDisk(c *cli.Context) ([]disk.File, error) {
 	var files []disk.File
-	for flag, path := range map[string]string{"config": image.ProvisionConfig, "authorized-keys": image.ProvisionKeys} {
-		name := c.String(flag)
+	for _, f := range []struct{ flag, path string }{{"config", image.ProvisionConfig}, {"authorized-keys", image.ProvisionKeys}} {
+		name := c.String(f.flag)
 		if name == "" {
 			continue
 		}
@@ -87,15 +87,12 @@ func provisionDisk(c *cli.Context) ([]disk.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, disk.File{Path: path, Data: data})
-	}
-	if name := c.String("config"); name != "" {
-		var wrong config.Errors
-		if _, err := config.Load(name); errors.As(err, &wrong) {
-			return nil, refuse(c, wrong)
-		} else if err != nil {
-			return nil, err
+		if f.path == image.ProvisionConfig {
+			if _, err := config.Parse(name, data); err != nil {
+				return nil, explainLoad(c, err)
+			}
 		}
+		files = append(files, disk.File{Path: f.path, Data: data})
 	}
 	return files, nil
 }

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/lastack/lastack/image"
 	"github.com/lastack/lastack/image/disk"
@@ -59,6 +62,32 @@ func TestImageVerifyTellsWhatIsOnIt(t *testing.T) {
 	code, _, stderr = appliance(t, "image", "verify", name)
 	if code != exitError || !strings.Contains(stderr, "is damaged, or no image of ours: the first partition table: the header's CRC") {
 		t.Errorf("damaged: got exit status %d and %q", code, stderr)
+	}
+}
+
+func TestImageVerifyReadsACompressedImage(t *testing.T) {
+	data, err := os.ReadFile(testImage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	z, err := zstd.NewWriter(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := z.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole := writeTemp(t, "box.img.zst", b.String())
+	if code, stdout, stderr := appliance(t, "image", "verify", whole); code != 0 || !strings.Contains(stdout, "is whole: an image for amd64") {
+		t.Errorf("got exit status %d, %q and %q", code, stdout, stderr)
+	}
+	cut := writeTemp(t, "box.img.zst", b.String()[:b.Len()-10])
+	if code, _, stderr := appliance(t, "image", "verify", cut); code != exitError || !strings.Contains(stderr, "read "+cut+": unexpected EOF") {
+		t.Errorf("cut off: got exit status %d and %q, want the file and its end", code, stderr)
 	}
 }
 

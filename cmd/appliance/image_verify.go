@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -50,12 +49,12 @@ func imageVerifyAction(c *cli.Context) error {
 // plainImage opens an image uncompressed, if need be as a temporary file that
 // is gone when it is closed.
 func plainImage(name string) (*os.File, error) {
-	if !strings.HasSuffix(name, ".zst") {
-		return os.Open(name)
-	}
-	in, _, err := flash.Open(name)
+	in, err := flash.Open(name)
 	if err != nil {
 		return nil, err
+	}
+	if plain, ok := in.(*os.File); ok {
+		return plain, nil
 	}
 	defer in.Close() // only read
 	tmp, err := os.CreateTemp("", "lastack-image-")
@@ -66,7 +65,7 @@ func plainImage(name string) (*os.File, error) {
 		return nil, errors.Join(err, tmp.Close())
 	}
 	if err := flash.CopySparse(tmp, in); err != nil {
-		return nil, errors.Join(err, tmp.Close())
+		return nil, errors.Join(fmt.Errorf("read %s: %w", name, err), tmp.Close())
 	}
 	return tmp, nil
 }

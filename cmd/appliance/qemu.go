@@ -106,7 +106,7 @@ func qemuDisk(c *cli.Context, m *vm.Config, tmp string) error {
 		return nil // goes on
 	}
 	name := cmp.Or(c.Args().First(), "lastack-"+string(m.Arch)+".img")
-	in, _, err := flash.Open(name)
+	in, err := flash.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w; make it: appliance image build --arch %s", err, m.Arch)
 	}

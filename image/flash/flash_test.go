@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"github.com/lastack/lastack/image"
 	"github.com/lastack/lastack/image/disk"
@@ -233,6 +235,46 @@ func TestCutOffImageIsFoundBeforeAnythingIsWritten(t *testing.T) {
 	}
 	if _, err := os.Stat(j.To); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the target was touched: %v", err)
+	}
+}
+
+func TestSparseCopyIsTheSameWithHoles(t *testing.T) {
+	want := make([]byte, 5<<20+17)
+	copy(want[3<<20:], "not zero")
+	to, err := os.Create(filepath.Join(t.TempDir(), "copy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	if err := flash.CopySparse(to, bytes.NewReader(want)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(to.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("got %d bytes that are not the %d copied", len(got), len(want))
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(to.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	if used := st.Blocks * 512; used > 2<<20 {
+		t.Errorf("the copy takes %d bytes of the disk, want holes", used)
+	}
+}
+
+// The end of a source that is cut off is not the end of the image.
+func TestSparseCopyOfACutOffSourceFails(t *testing.T) {
+	to, err := os.Create(filepath.Join(t.TempDir(), "copy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	from := io.MultiReader(strings.NewReader("begin"), iotest.ErrReader(io.ErrUnexpectedEOF))
+	if err := flash.CopySparse(to, from); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("got %v, want %v", err, io.ErrUnexpectedEOF)
 	}
 }
 

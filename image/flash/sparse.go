@@ -2,7 +2,6 @@ package flash
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"os"
 )
@@ -10,21 +9,27 @@ import (
 // CopySparse copies an image into an empty file and leaves holes where there
 // are only zeros.
 func CopySparse(to *os.File, from io.Reader) error {
-	buf, zeros := make([]byte, chunk), make([]byte, chunk)
-	var at int64
-	for {
-		n, err := io.ReadFull(from, buf)
-		if !bytes.Equal(buf[:n], zeros[:n]) {
-			if _, err := to.WriteAt(buf[:n], at); err != nil {
-				return err
-			}
-		}
-		at += int64(n)
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return to.Truncate(at)
-		case err != nil:
-			return err
+	s := &sparse{to: to, zeros: make([]byte, chunk)}
+	// Without the other methods of from, which would bring pieces of their own size.
+	if _, err := io.CopyBuffer(s, struct{ io.Reader }{from}, make([]byte, chunk)); err != nil {
+		return err
+	}
+	return to.Truncate(s.at)
+}
+
+// sparse writes what is not zero, in pieces of a chunk at most.
+type sparse struct {
+	to    *os.File
+	at    int64
+	zeros []byte
+}
+
+func (s *sparse) Write(p []byte) (int, error) {
+	if !bytes.Equal(p, s.zeros[:len(p)]) {
+		if n, err := s.to.WriteAt(p, s.at); err != nil {
+			return n, err
 		}
 	}
+	s.at += int64(len(p))
+	return len(p), nil
 }

@@ -34,7 +34,11 @@ var ErrDiffers = errors.New("the medium doesn't hold what was written to it: it 
 // Run writes the image and reads it back from the medium. What is written past
 // an error is not undone.
 func (j Job) Run(ctx context.Context) (err error) {
-	in, total, err := Open(j.Image)
+	total, err := lengthOf(j.Image)
+	if err != nil {
+		return err
+	}
+	in, err := Open(j.Image)
 	if err != nil {
 		return err
 	}
@@ -178,28 +182,20 @@ func (j Job) settle(out *os.File, total, size int64) error {
 	return nil
 }
 
-// Open reads an image, compressed or not, and says how long it is uncompressed.
-func Open(name string) (io.ReadCloser, int64, error) {
+// Open reads an image, which is an *os.File if it is not compressed.
+func Open(name string) (io.ReadCloser, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	if !strings.HasSuffix(name, ".zst") {
-		size, err := f.Seek(0, io.SeekEnd)
-		if err == nil {
-			_, err = f.Seek(0, io.SeekStart)
-		}
-		return f, size, err
-	}
-	size, err := lengthOf(f)
-	if err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("read %s: %w", name, err), f.Close())
+		return f, nil
 	}
 	z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1))
 	if err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("read %s: %w", name, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("read %s: %w", name, err), f.Close())
 	}
-	return compressed{z.IOReadCloser(), f}, size, nil
+	return compressed{z.IOReadCloser(), f}, nil
 }
 
 // compressed closes both.
@@ -210,17 +206,20 @@ type compressed struct {
 
 func (c compressed) Close() error { return errors.Join(c.ReadCloser.Close(), c.file.Close()) }
 
-// lengthOf is how much a compressed file holds. Its header doesn't say so: it
+// lengthOf is how much Open gives. The header of a compressed file doesn't say so: it
 // is read once, which also finds a file that is cut off before anything is written.
-func lengthOf(f *os.File) (int64, error) {
-	z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1))
+func lengthOf(name string) (int64, error) {
+	in, err := Open(name)
 	if err != nil {
 		return 0, err
 	}
-	defer z.Close()
-	n, err := io.Copy(io.Discard, z)
-	if err == nil {
-		_, err = f.Seek(0, io.SeekStart)
+	defer in.Close() // only read
+	if plain, ok := in.(*os.File); ok {
+		return plain.Seek(0, io.SeekEnd)
 	}
-	return n, err
+	n, err := io.Copy(io.Discard, in)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	return n, nil
 }
