@@ -30,7 +30,6 @@ func (c content) String() string { return [...]string{"blank", "ext4", "not ext4
 const (
 	ext4Magic   = 0xEF53
 	ext4MagicAt = 1024 + 56
-	ext4StateAt = 1024 + 58
 	blankSize   = 1 << 20 // what a factory reset makes zero
 )
 
@@ -216,15 +215,15 @@ func (b *Box) makeDirs() {
 	for _, d := range []struct {
 		name string
 		mode os.FileMode
-		own  bool // of the appliance's user
-	}{{"init", 0o700, false}, {"log", 0o750, true}, {"config", 0o750, true}, {"state", 0o750, true}} {
+		user int // who owns it; the appliance may read the log
+	}{{"init", 0o700, 0}, {"log", 0o750, 0}, {"config", 0o750, User}, {"state", 0o750, User}} {
 		dir := filepath.Join(b.path("data"), d.name)
 		err := os.MkdirAll(dir, d.mode)
 		if err == nil {
 			err = os.Chmod(dir, d.mode)
 		}
-		if err == nil && d.own {
-			err = b.chown(dir, b.rootOwns(d.name), User)
+		if err == nil {
+			err = b.chown(dir, d.user, User)
 		}
 		b.warn("data", err)
 	}
@@ -245,12 +244,4 @@ func (b *Box) firstConfig() {
 		err = b.chown(own, User, User)
 	}
 	b.warn("config", wrap("begin with the built-in configuration", err))
-}
-
-// rootOwns keeps the log from the appliance, which may read it.
-func (b *Box) rootOwns(name string) int {
-	if name == "log" {
-		return 0
-	}
-	return User
 }
