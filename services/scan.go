@@ -125,6 +125,17 @@ func (c *carriage) scan(now time.Duration, fresh bool) {
 	}
 	c.notYet = now + max(tick, scanShare*took)
 	c.next = max(c.next, c.notYet)
+	c.keepDeadline(whole, now)
+	for i := range aims {
+		c.keepDeadline(aims[i].plan, now)
+	}
+}
+
+// keepDeadline has a scan at a plan's deadline, however long scans take.
+func (c *carriage) keepDeadline(p *Plan, now time.Duration) {
+	if p != nil && p.Deadline > now {
+		c.next = min(c.next, p.Deadline)
+	}
 }
 
 func (c *carriage) note(ref tcpinfo.CarriedRef, how tcpinfo.CarriedEnd) {

@@ -182,6 +182,20 @@ func (s *Server) release(one *conn) {
 	close(one.gone)
 }
 
+// enter makes a connection one of those that are logged in. There may have been room when
+// it came that others have taken, who came at the same time.
+func (s *Server) enter(one *conn, sc *ssh.ServerConn) (room bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.live)-s.starting >= mostConns {
+		s.count.full.Add(1)
+		return false
+	}
+	s.starting--
+	one.ssh = sc
+	return true
+}
+
 // serve does the handshake, and then what the client asks for.
 func (s *Server) serve(ctx context.Context, one *conn) {
 	deadline := time.AfterFunc(loginGrace, func() { _ = one.Close() }) // the handshake ends with it
@@ -194,10 +208,10 @@ func (s *Server) serve(ctx context.Context, one *conn) {
 		s.o.Log.Info("a login by SSH has failed", "from", from, "error", err)
 		return
 	}
-	s.mu.Lock()
-	s.starting--
-	one.ssh = sc
-	s.mu.Unlock()
+	if !s.enter(one, sc) {
+		s.o.Log.Info("a login by SSH was refused: as many as may are logged in", "from", from, "most", mostConns)
+		return
+	}
 	s.count.loggedIn.Add(1)
 	name := sc.Permissions.Extensions["name"]
 	s.o.Log.Info("logged in by SSH", "from", from, "key", name)

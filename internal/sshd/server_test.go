@@ -189,6 +189,7 @@ func TestThoseWhoAreLoggedInAreBounded(t *testing.T) {
 			}
 			all = append(all, c)
 		}
+		synctest.Wait() // the server knows of the last one too
 		if !closed(p.dial()) {
 			t.Errorf("a connection beside %d", mostConns)
 		}
@@ -207,6 +208,55 @@ func TestThoseWhoAreLoggedInAreBounded(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+func TestThoseWhoComeAtOnceAreBoundedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p, key := serve(t)
+		var all []*ssh.Client
+		for range mostConns - 1 {
+			c, err := login(p, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, c)
+		}
+		synctest.Wait()
+		var starting []net.Conn
+		for range mostStarting { // there is room for each of them
+			starting = append(starting, p.dial())
+		}
+		synctest.Wait()
+		var wg sync.WaitGroup
+		for _, one := range starting {
+			wg.Go(func() {
+				c, chans, requests, err := ssh.NewClientConn(one, "box", &ssh.ClientConfig{
+					User: User, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+				})
+				if err != nil {
+					return // refused at the end of its login
+				}
+				go ssh.DiscardRequests(requests)
+				go func() {
+					for ch := range chans {
+						_ = ch.Reject(ssh.Prohibited, "")
+					}
+				}()
+				_ = c.Wait()
+			})
+		}
+		synctest.Wait()
+		if count, now := s.Counters(); now != mostConns || count.LoggedIn != mostConns || count.Full != mostStarting-1 {
+			t.Errorf("%d are logged in, want %d: %+v", now, mostConns, count)
+		}
+		for _, c := range all {
+			c.Close()
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
 	})
 }
 

@@ -127,6 +127,25 @@ func TestABusyCarriedConnectionEndsAtTheDeadline(t *testing.T) {
 	})
 }
 
+// Where a look at all connections takes long, there are fewer, but for that at the deadline.
+func TestTheDeadlineHoldsHoweverLongALookTakes(t *testing.T) {
+	bothCarriers(t, func(r *rig) {
+		h := r.backend(back1)
+		r.start()
+		defer r.stop()
+		c, b := r.pair(h)
+		answerFIN(r, c)
+		chatter(r, b)
+		time.Sleep(time.Second)
+		r.carry.Slow = 300 * time.Millisecond // the next look of itself would be three seconds later
+		d := config.DefaultDrain()
+		d.Deadline = 2 * time.Second
+		report := r.proxy.Drain(r.Context(), d)
+		wantReport(r.T, report, 1, 0, 0, 2300*time.Millisecond, services.TurnMost+100*time.Millisecond)
+		r.carry.Slow = 0
+	})
+}
+
 // onlyReader hides what else a Peer can.
 type onlyReader struct{ io.Reader }
 

@@ -18,6 +18,7 @@ type CarrierNet struct {
 	// Lost: no backend can be carried to from the SYN on, as before the stack has
 	// connected to it once.
 	Lost bool
+	Slow time.Duration // what Views takes
 
 	// guarded by Net.mu
 	owners  map[string]owned
@@ -152,6 +153,7 @@ func (n *CarrierNet) flow(by tcpinfo.Carrier, owner string, client, backend *Con
 
 // Views implements services.Carrier.
 func (n *CarrierNet) Views(owner string, f func(*tcpinfo.CarriedView)) {
+	time.Sleep(n.Slow)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, one := range n.flows {

@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"runtime"
 	"time"
 
 	"github.com/lastack/lastack/internal/tcpinfo"
@@ -39,6 +38,7 @@ func (s *shard) leg(slot uint32) *Flow {
 // shards locked. Others get the thread in between.
 func (t *Table) eachCarried(owner uint16, do func(p *pairing, ref tcpinfo.CarriedRef, now instant)) {
 	var refs []tcpinfo.CarriedRef
+	var others yielder
 	for i := range t.shards {
 		sh := &t.shards[i]
 		refs = refs[:0]
@@ -60,9 +60,7 @@ func (t *Table) eachCarried(owner uint16, do func(p *pairing, ref tcpinfo.Carrie
 				p.unlock()
 			}
 		}
-		if len(refs) > 0 {
-			runtime.Gosched()
-		}
+		others.pause()
 	}
 }
 

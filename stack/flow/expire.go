@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"runtime"
 	"slices"
 	"time"
 
@@ -17,8 +16,7 @@ const handshakeMost = 130 * time.Second
 const orphanMost = 121 * time.Second
 
 // batch is how many flows are looked at under one lock of a shard: ten
-// microseconds, which is what a frame may have to wait. Between batches others
-// get the thread: with one Go thread frames would wait for the whole tick.
+// microseconds, which is what a frame may have to wait.
 const batch = 64
 
 // limitRules are the rules that the table itself enforces; Flow.endedBy is an
@@ -62,8 +60,9 @@ func (t *Table) tick() {
 	}
 	t.ticking.Store(false)
 	busy := t.probes.tick(t)
+	var others yielder
 	for i := range t.shards {
-		busy = t.turn(&t.shards[i]) || busy
+		busy = t.turn(&t.shards[i], &others) || busy
 	}
 	if busy {
 		t.wind()
@@ -80,7 +79,7 @@ func (t *Table) wind() {
 
 // turn moves a shard's wheel up to now, with its lock given back now and then,
 // and reports whether there is still something in it.
-func (t *Table) turn(sh *shard) (busy bool) {
+func (t *Table) turn(sh *shard, others *yielder) (busy bool) {
 	for {
 		var over []Limit
 		var legs []key
@@ -109,10 +108,10 @@ func (t *Table) turn(sh *shard) (busy bool) {
 				t.Forget(l.Local, l.Remote)
 			}
 		}
+		others.pause()
 		if !behind {
 			return busy
 		}
-		runtime.Gosched()
 	}
 }
 

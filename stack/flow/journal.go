@@ -2,7 +2,6 @@ package flow
 
 import (
 	"math/bits"
-	"runtime"
 
 	"github.com/lastack/lastack/internal/journal"
 )
@@ -76,6 +75,7 @@ func (t *Table) Journal(card int, do func(*journal.Conn)) {
 // in between.
 func (t *Table) memos(do func(*memo)) {
 	var some [chunkSize]memo
+	var others yielder
 	for i := range t.shards {
 		sh := &t.shards[i]
 		for at := 0; ; at++ {
@@ -86,7 +86,7 @@ func (t *Table) memos(do func(*memo)) {
 			for j := range n {
 				do(&some[j])
 			}
-			runtime.Gosched()
+			others.pause()
 		}
 	}
 	for at := 0; ; at += len(some) {

@@ -2,7 +2,6 @@ package flow
 
 import (
 	"net/netip"
-	"runtime"
 
 	"github.com/lastack/lastack/internal/journal"
 )
@@ -12,6 +11,7 @@ import (
 // overwritten by the next one.
 func (t *Table) SaveTimeWaits(card int, do func(*journal.Conn)) {
 	var some [chunkSize]journal.Conn
+	var others yielder
 	for i := range t.shards {
 		sh := &t.shards[i]
 		for at := 0; ; at++ {
@@ -22,7 +22,7 @@ func (t *Table) SaveTimeWaits(card int, do func(*journal.Conn)) {
 			for j := range n {
 				do(&some[j])
 			}
-			runtime.Gosched()
+			others.pause()
 		}
 	}
 }
