@@ -72,11 +72,19 @@ func (f *fake) hear(p []byte, unicast bool) error {
 	}
 	f.mu.Lock()
 	f.sent = append(f.sent, sent{time.Since(f.begun), m.MessageType(), unicast, m})
+	reply := f.answer
 	f.mu.Unlock()
-	if answer := f.answer(m); answer != nil {
+	if answer := reply(m); answer != nil {
 		f.in <- answer.ToBytes()
 	}
 	return nil
+}
+
+// heard is what was sent, from a message on, and what was taken and lost so far.
+func (f *fake) heard(from int) ([]sent, []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.sent[from:]), slices.Clone(f.taken)
 }
 
 func (f *fake) Take(_ context.Context, l Lease) error {
@@ -292,21 +300,23 @@ func TestAnAddressInThePlaceOfAnotherIsDeclinedIfAHostHasIt(t *testing.T) {
 		go func() { defer close(done); c.Run(ctx) }()
 		time.Sleep(time.Minute) // of the bubble
 		synctest.Wait()
-		before := len(f.sent)
+		before, _ := f.heard(0)
+		f.mu.Lock()
 		f.answer, f.takes = serve("192.0.2.60/24", time.Hour), ErrInUse
+		f.mu.Unlock()
 		c.LinkUp()
 		time.Sleep(declinePause - time.Second)
 		synctest.Wait()
-		got := f.sent[before:]
+		got, taken := f.heard(len(before))
 		if len(got) != 2 || got[1].kind != dhcpv4.MessageTypeDecline || !got[1].m.RequestedIPAddress().Equal(net.IPv4(192, 0, 2, 60)) {
 			t.Errorf("got messages %+v, want a request and a decline of 192.0.2.60, and ten seconds of silence", got)
 		}
-		if want := []string{"take 192.0.2.50/24", "lose 192.0.2.50/24", "take 192.0.2.60/24"}; !slices.Equal(f.taken, want) {
-			t.Errorf("got %v, want %v", f.taken, want)
+		if want := []string{"take 192.0.2.50/24", "lose 192.0.2.50/24", "take 192.0.2.60/24"}; !slices.Equal(taken, want) {
+			t.Errorf("got %v, want %v", taken, want)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got := f.sent[before:]; len(got) < 3 || got[2].kind != dhcpv4.MessageTypeDiscover {
+		if got, _ := f.heard(len(before)); len(got) < 3 || got[2].kind != dhcpv4.MessageTypeDiscover {
 			t.Errorf("got messages %+v, want a discovery after the pause", got)
 		}
 		cancel()
