@@ -388,46 +388,6 @@ func BenchmarkCarriedSegment(b *testing.B) {
 	}
 }
 
-// FuzzCarriedInbound shows random frames to a table with carried connections:
-// what it forwards must be a right segment for the peer.
-func FuzzCarriedInbound(f *testing.F) {
-	d := newDuct(f)
-	x := d.open(f, 1)
-	seed := d.write(x.client, ductAt, flagACK, x.cseq, x.iss, []byte{1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2}, []byte("data"))
-	f.Add(append([]byte(nil), seed.Net...), true, uint8(0))
-	seed = d.write(ductBackend, x.own, flagACK, x.bseq, x.bss, []byte{1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2}, nil)
-	f.Add(append([]byte(nil), seed.Net...), false, uint8(frame.DataValid))
-	f.Fuzz(func(t *testing.T, p []byte, wan bool, flags uint8) {
-		d := newDuct(t)
-		x := d.open(t, 1)
-		if len(p) >= 40 && p[0] == 0x45 {
-			// Most should be about the connection.
-			src, dst := x.client, ductAt
-			if !wan {
-				src, dst = ductBackend, x.own
-			}
-			copy(p[12:], src.Addr().AsSlice())
-			copy(p[16:], dst.Addr().AsSlice())
-			binary.BigEndian.PutUint16(p[20:], src.Port())
-			binary.BigEndian.PutUint16(p[22:], dst.Port())
-			p[10], p[11] = 0, 0
-			binary.BigEndian.PutUint16(p[10:], ^frame.Sum(p[:20], 0))
-		}
-		fr := &frame.Frame{Eth: make([]byte, 14), Net: p, Room: d.room[:], Meta: frame.Header{Flags: flags & 2}}
-		if l, ok := frame.Parse(p); ok && !l.Fragment && l.Protocol == frame.ProtoTCP && l.End-l.Transport >= 20 {
-			binary.BigEndian.PutUint16(p[l.Transport+16:], 0)
-			binary.BigEndian.PutUint16(p[l.Transport+16:], l.TransportSum(p))
-		}
-		card := d.lan
-		if wan {
-			card = d.wan
-		}
-		if card.Inbound(fr) == frame.Forward {
-			read(t, fr)
-		}
-	})
-}
-
 func TestTheBoundOfCarriedConnections(t *testing.T) {
 	d := newDuct(t)
 	d.table.BoundCarried(2, "refuse")

@@ -83,9 +83,13 @@ func (t *Table) turn(sh *shard, others *yielder) (busy bool) {
 	for {
 		var over []Limit
 		var legs []key
-		now := t.now()
 		sh.mu.Lock()
-		behind := sh.timed > 0 && (sh.pending != 0 || int32(now.ms/wheelTick-sh.turned) > 0)
+		if sh.timed == 0 {
+			sh.mu.Unlock()
+			return false
+		}
+		now := t.now()
+		behind := sh.pending != 0 || int32(now.ms/wheelTick-sh.turned) > 0
 		if behind {
 			sh.turn(now.ms, batch, func(f *Flow, slot uint32) {
 				if f.has(carried) {
@@ -108,10 +112,10 @@ func (t *Table) turn(sh *shard, others *yielder) (busy bool) {
 				t.Forget(l.Local, l.Remote)
 			}
 		}
-		others.pause()
 		if !behind {
 			return busy
 		}
+		others.pause()
 	}
 }
 
