@@ -5,7 +5,33 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
+
+// How wide a bar is, by how much room the words beside it leave.
+const (
+	barWidth  = 30
+	barNarrow = 10
+)
+
+// barLine is a bar between a name and what there is to say, which takes so many columns
+// at most; nothing to do is all done.
+func barLine(name string, done, total int64, text string, most, cols int) string {
+	wide := int64(min(barWidth, max(barNarrow, cols-1-utf8.RuneCountInString(name)-len(" [] ")-most)))
+	full := wide
+	if total > 0 {
+		full = min(done, total) * wide / total
+	}
+	return name + " [" + strings.Repeat("#", int(full)) + strings.Repeat(".", int(wide-full)) + "] " + text
+}
+
+// fit cuts a line that a terminal would wrap. The last column stays free: some wrap there already.
+func fit(line string, cols int) string {
+	if n := utf8.RuneCountInString(line); cols <= 1 || n < cols {
+		return line
+	}
+	return string([]rune(line)[:cols-2]) + "…"
+}
 
 // bar shows how far a copy is, on a terminal as a bar and elsewhere as a line
 // every tenth.
@@ -56,12 +82,11 @@ func (b *bar) add(n int64) {
 
 func (b *bar) draw(now time.Time) {
 	speed := float64(b.done) / (1 << 20) / max(now.Sub(b.begun).Seconds(), 0.001)
-	if b.total <= 0 {
-		fmt.Fprintf(b.w, "\r%s: %s, %.1f MiB/s ", b.what, size(uint64(b.done)), speed)
-		return
+	line := fmt.Sprintf("%s: %s, %.1f MiB/s", b.what, size(uint64(b.done)), speed)
+	if b.total > 0 {
+		line = barLine(b.what, b.done, b.total, fmt.Sprintf("%3d %%, %.1f MiB/s", min(b.done, b.total)*100/b.total, speed), len("100 %, 10000.0 MiB/s"), b.cols)
 	}
-	full := int(min(b.done, b.total) * barWidth / b.total)
-	fmt.Fprintf(b.w, "\r%s [%s%s] %3d %%, %.1f MiB/s ", b.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), min(b.done, b.total)*100/b.total, speed)
+	fmt.Fprintf(b.w, "\r\x1b[K%s", fit(line, b.cols))
 }
 
 // end leaves the cursor on a line of its own.

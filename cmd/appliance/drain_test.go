@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lastack/lastack/internal/lab/labtest"
 	"github.com/lastack/lastack/services"
@@ -261,5 +262,31 @@ func TestDrainingAServiceAndItsReport(t *testing.T) {
 	contains(t, "the report it left", stdout, "web (shutdown)", "1 clean, 0 reset", "after ")
 	if _, err := r.admin.Drains(t.Context()); err == nil || errors.Is(err, context.Canceled) {
 		t.Errorf("it still answers: %v", err)
+	}
+}
+
+func TestBarsOfADrainStayOnTheirLines(t *testing.T) {
+	rows := []services.DrainRow{
+		{Target: services.Target{Service: "web"}, State: "draining", Left: 10, Clean: 5, Took: 1234 * time.Millisecond, Closes: 6600 * time.Millisecond},
+		{Target: services.Target{Service: "web", Backend: "[2001:db8::1234:5678]:8443"}, State: "drained", Clean: 120, Reset: 3, Took: 2 * time.Second},
+	}
+	for _, cols := range []int{30, 80, 120, 200} {
+		var out strings.Builder
+		if n := drawBars(&out, rows, 2, cols); n != 2 {
+			t.Fatalf("%d lines, want 2", n)
+		}
+		text, up := strings.CutPrefix(out.String(), "\x1b[2A")
+		lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+		if !up || len(lines) != 2 {
+			t.Fatalf("drawn is %q, want two lines over those of before", out.String())
+		}
+		for _, line := range lines {
+			if n := utf8.RuneCountInString(strings.TrimPrefix(line, "\x1b[2K")); n >= cols {
+				t.Errorf("a line of %d in %d columns: %q", n, cols, line)
+			}
+		}
+		if cols >= 120 && !(strings.Contains(lines[0], "[#") && strings.HasSuffix(lines[0], "10 left, 5 clean, 0 reset, 0 unacked, 1.2s, deadline in 6.6s")) {
+			t.Errorf("in %d columns the first line is %q", cols, lines[0])
+		}
 	}
 }

@@ -35,7 +35,7 @@ func (p *progress) show(rows []services.DrainRow, over bool) {
 	switch {
 	case p.quiet:
 	case p.bars:
-		p.lines = drawBars(p.w, rows, p.lines)
+		p.lines = drawBars(p.w, rows, p.lines, width(p.w))
 	case over || time.Since(p.said) >= time.Second:
 		p.said = time.Now()
 		for _, r := range rows {
@@ -132,20 +132,23 @@ func awaitReport(stateDir string, begun time.Time) (r services.Report, err error
 	return loadReport(stateDir)
 }
 
-const barWidth = 30
+// countsMost is how long the words beside a bar usually are at most.
+const countsMost = 72
 
-// drawBars draws a bar for each drain over the ones drawn before.
-func drawBars(w io.Writer, rows []services.DrainRow, before int) (lines int) {
+// drawBars draws a bar for each drain over the ones drawn before, each on one line
+// of so many columns: what wraps cannot be drawn over.
+func drawBars(w io.Writer, rows []services.DrainRow, before, cols int) (lines int) {
 	if before > 0 {
 		fmt.Fprintf(w, "\x1b[%dA", before)
 	}
+	longest := 0
 	for _, r := range rows {
+		longest = max(longest, len(drainName(r.Target)))
+	}
+	for _, r := range rows {
+		name, counts := fmt.Sprintf("%-*s", longest, drainName(r.Target)), strings.TrimPrefix(drainCounts(r), "draining, ")
 		done := r.Clean + r.Reset + r.Unacked
-		filled := barWidth
-		if total := done + r.Left; total > 0 {
-			filled = barWidth * done / total
-		}
-		fmt.Fprintf(w, "\x1b[2K%-24s [%s%s] %s\n", drainName(r.Target), strings.Repeat("#", filled), strings.Repeat(".", barWidth-filled), drainCounts(r))
+		fmt.Fprintf(w, "\x1b[2K%s\n", fit(barLine(name, int64(done), int64(done+r.Left), counts, countsMost, cols), cols))
 	}
 	return len(rows)
 }

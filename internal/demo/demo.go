@@ -68,6 +68,9 @@ func (d *demo) run(ctx context.Context, keep bool) error {
 		}
 		// The signal that ends the waiting must not end what comes after it.
 		ctx = context.WithoutCancel(ctx)
+		if err := d.undoTrials(ctx); err != nil {
+			return err
+		}
 	}
 	return d.play(ctx, []step{{"Stopping under load: every client gets its FIN", d.showStop}})
 }

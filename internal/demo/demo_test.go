@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/lastack/lastack/internal/lab/labtest"
+	"github.com/lastack/lastack/services/admin"
 )
 
 // build makes the real program.
@@ -123,6 +124,7 @@ func TestItStopsAndCleansUpWhenItIsAsked(t *testing.T) {
 
 var (
 	escapes = regexp.MustCompile("\x1b\\[[0-9;]*[mK]")
+	socket  = regexp.MustCompile(`--socket (\S+/\S+)`)
 	door    = regexp.MustCompile(`-t ([0-9]+) .*192\.0\.2\.10`)
 )
 
@@ -138,6 +140,7 @@ func TestKeptRunningUntilItIsAskedToStop(t *testing.T) {
 	out.seen = func() {
 		defer cancel()
 		checkDoor(t, out.String())
+		tryDrain(t, out.String())
 	}
 	if err := Run(ctx, Options{Out: &out, Program: program, Keep: true, Color: true, Width: 80}); err != nil {
 		t.Fatalf("got %v after\n%s", err, out.String())
@@ -149,6 +152,18 @@ func TestKeptRunningUntilItIsAskedToStop(t *testing.T) {
 		if utf8.RuneCountInString(line) > 80 && !strings.HasPrefix(line, indent+"$ ") && !strings.Contains(line, "admin: {socket:") {
 			t.Errorf("got a line of more than 80 columns: %q", line)
 		}
+	}
+}
+
+// tryDrain drains a service, as who tries things may do, and leaves it so.
+func tryDrain(t *testing.T, text string) {
+	m := socket.FindStringSubmatch(escapes.ReplaceAllString(text, ""))
+	if m == nil {
+		t.Errorf("got\n%s\nwant a command with --socket", text)
+		return
+	}
+	if err := admin.NewClient(m[1]).Drain(t.Context(), admin.DrainOrder{Target: "web"}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/services"
 )
 
 // stay leaves everything running, with a few downloads so that there is
@@ -21,7 +21,32 @@ func (d *demo) stay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.attend(ctx), l.finish())
+	err = d.attend(ctx)
+	_ = l.finish() // what was tried may have ended them
+	return err
+}
+
+// undoTrials puts in order for the last step what was tried before it.
+func (d *demo) undoTrials(ctx context.Context) error {
+	rows, err := d.daemon.admin.Drains(ctx)
+	if err != nil {
+		return err
+	}
+	done := map[services.Target]bool{}
+	for _, r := range rows { // newest first
+		if done[r.Target] || r.Target.Conn != 0 {
+			continue
+		}
+		done[r.Target] = true
+		name := r.Target.Service
+		if r.Target.Backend != "" {
+			name += "/" + r.Target.Backend
+		}
+		if err := d.daemon.admin.Undrain(ctx, name); err == nil {
+			d.page.command("appliance", "undrain", name)
+		}
+	}
+	return nil
 }
 
 func (d *demo) attend(ctx context.Context) error {
