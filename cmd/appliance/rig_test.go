@@ -59,7 +59,13 @@ const interfacesYAML = `interfaces:
 // configure writes the configuration: the rest is services and what follows.
 func (r *rig) configure(rest string) {
 	r.t.Helper()
-	text := interfacesYAML + rest + "admin: {socket: " + r.socket + "}\n"
+	r.configureWith("", rest)
+}
+
+// configureWith is configure with more cards.
+func (r *rig) configureWith(cards, rest string) {
+	r.t.Helper()
+	text := interfacesYAML + cards + rest + "admin: {socket: " + r.socket + "}\n"
 	if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}

@@ -24,8 +24,19 @@ type answer struct {
 func (f *Flow) answer(now instant) answer {
 	return answer{
 		seq: f.sndNxt, ack: f.rcvNxt, window: f.window,
-		ts: f.has(timestamps), tsVal: f.tsLast + now.ms - f.tsLastAt, tsEcr: f.tsRecent,
+		ts: f.has(timestamps), tsVal: f.stampNow(now), tsEcr: f.tsRecent,
 	}
+}
+
+// stampNow is the timestamp of a segment of the table's own. The clock that the
+// peer of a carried connection sees is that of the other one, which may tick more
+// slowly than ours: what we say must not be ahead of what that one says next, or
+// the peer drops it (RFC 7323, 5.3 R1).
+func (f *Flow) stampNow(now instant) uint32 {
+	if f.has(carried) {
+		return f.tsLast
+	}
+	return f.tsLast + now.ms - f.tsLastAt
 }
 
 const (

@@ -77,11 +77,15 @@ func (c *Card) inboundTCP(f *frame.Frame, l frame.Layout) frame.Verdict {
 	if !s.readInbound(f.Net, l) {
 		return frame.Pass // gVisor counts it
 	}
-	t := c.t
 	if f.Eth[0]&1 != 0 {
-		t.Count.Group.Add(1) // TCP has two ends: RFC 1122, 3.3.6
+		c.t.Count.Group.Add(1) // TCP has two ends: RFC 1122, 3.3.6
 		return frame.Drop
 	}
+	return c.inbound(f, l, &s)
+}
+
+func (c *Card) inbound(f *frame.Frame, l frame.Layout, s *segment) frame.Verdict {
+	t := c.t
 	sh, h := t.shard(&s.key)
 	now := t.now()
 look:
@@ -92,19 +96,19 @@ look:
 			sh.mu.Unlock()
 			return frame.Drop // its backend is being chosen; or it is damaged
 		}
-		v, again := t.carry(sh, fl, slot, f, l, &s, now)
+		v, again := t.carry(sh, fl, slot, f, l, s, now)
 		if again {
 			goto look
 		}
 		if t.probes.n.Load() > 0 {
-			t.probes.answered(&s, now)
+			t.probes.answered(s, now)
 		}
 		return v
 	}
 	if fl == nil && !s.is(syn|ack|rst|fin, syn) {
 		sh.mu.Unlock()
 		if t.sweep.n.Load() > 0 {
-			return t.hangUp(f, l, &s, now)
+			return t.hangUp(f, l, s, now)
 		}
 		return frame.Pass
 	}
@@ -117,19 +121,19 @@ look:
 		t.Count.BadSource.Add(1) // RFC 9293, 3.9.2.3: silently discarded
 		return frame.Drop
 	}
-	if by, ok := t.carriageOf(s.key.localAddr()); ok && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, &s) {
+	if by, ok := t.carriageOf(s.key.localAddr()); ok && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, s) {
 		sh.mu.Unlock()
-		if v, done := t.newcomer(c, f, l, &s, by, now); done {
+		if v, done := t.newcomer(c, f, l, s, by, now); done {
 			return v
 		}
 		sh.mu.Lock()
 		fl, slot = sh.find(&s.key, h)
 	}
 	if fl == nil {
-		t.greet(c, sh, f, &s, h, now)
+		t.greet(c, sh, f, s, h, now)
 		sh.mu.Unlock()
 		if t.sweep.n.Load() > 0 {
-			t.sweep.hear(&s, now)
+			t.sweep.hear(s, now)
 		}
 		return frame.Pass
 	}
@@ -137,15 +141,15 @@ look:
 		copy(fl.mac[:], f.Eth[6:12])
 	}
 	if fl.has(holding) {
-		t.holds.keep(t, fl, f, l, &s)
+		t.holds.keep(t, fl, f, l, s)
 	}
-	answer, verdict, full := t.judge(c, sh, fl, slot, f, &s, now)
+	answer, verdict, full := t.judge(c, sh, fl, slot, f, s, now)
 	sh.mu.Unlock()
 	if full >= 0 {
 		t.evict(full)
 	}
 	if t.probes.n.Load() > 0 && verdict == frame.Pass {
-		t.probes.answered(&s, now)
+		t.probes.answered(s, now)
 	}
 	if verdict == frame.Reply {
 		answer.write(f, l)

@@ -414,3 +414,61 @@ func TestTheBoundOfCarriedConnections(t *testing.T) {
 		t.Errorf("%d clients found no room, want 3", n)
 	}
 }
+
+// What the table says by itself on a leg with timestamps is never ahead of what the
+// other peer says next, however slowly that one's clock ticks: it would be dropped
+// (RFC 7323, 5.3 R1).
+func TestOwnWordsAreNotAheadOfThePeersClock(t *testing.T) {
+	d := newDuct(t)
+	var said []uint32 // timestamps of the table's own segments to the client
+	d.wan.Start(func(_ frame.Header, _, p []byte) {
+		if l, ok := frame.Parse(p); ok && l.End-l.Transport == 32 {
+			said = append(said, binary.BigEndian.Uint32(p[l.Transport+24:]))
+		}
+	})
+	d.table.Start(nil)
+	defer d.table.Close()
+	stamp := func(val, ecr uint32) []byte {
+		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32([]byte{1, 1, 8, 10}, val), ecr)
+	}
+	client := netip.MustParseAddrPort("172.16.9.9:3333")
+	f := d.write(client, ductAt, flagSYN, 1000, 0, stamp(50, 0), nil)
+	if v := d.wan.Inbound(f); v != frame.Forward {
+		t.Fatalf("SYN: verdict %d", v)
+	}
+	syn := read(t, f)
+	f = d.write(ductBackend, syn.src, flagSYN|flagACK, 7000, syn.seq+1, stamp(900, binary.BigEndian.Uint32(syn.options[4:])), nil)
+	if v := d.lan.Inbound(f); v != frame.Forward {
+		t.Fatalf("SYN-ACK: verdict %d", v)
+	}
+	answer := read(t, f)
+	ours := binary.BigEndian.Uint32(answer.options[4:])
+	f = d.write(client, ductAt, flagACK, 1001, answer.seq+1, stamp(51, ours), nil)
+	if v := d.wan.Inbound(f); v != frame.Forward {
+		t.Fatalf("ACK: verdict %d", v)
+	}
+	fromBackend := func(seq, val uint32) (next uint32) {
+		f := d.write(ductBackend, syn.src, flagACK, seq, syn.seq+1, stamp(val, 0), []byte("data"))
+		if v := d.lan.Inbound(f); v != frame.Forward {
+			t.Fatalf("data: verdict %d", v)
+		}
+		return binary.BigEndian.Uint32(read(t, f).options[4:])
+	}
+	late := fromBackend(7005, 950)
+	fromBackend(7001, 900) // was overtaken
+	f = d.write(client, ductAt, flagACK, 1001, answer.seq+9, stamp(52, late), nil)
+	if v := d.wan.Inbound(f); v != frame.Forward {
+		t.Fatalf("the second ACK: verdict %d", v)
+	}
+	d.clock.Advance(61 * time.Second) // keepalive asks both
+	if len(said) == 0 {
+		t.Fatal("the client was not probed")
+	}
+	probe := said[len(said)-1]
+	if int32(probe-late) < 0 {
+		t.Errorf("the table has said %d behind a segment with %d: the client drops it", probe, late)
+	}
+	if next := fromBackend(7009, 951); int32(probe-next) > 0 {
+		t.Errorf("the table has said %d, and what the backend says then has %d: the client drops it", probe, next)
+	}
+}

@@ -119,8 +119,8 @@ type instant struct {
 
 // sent notes a segment of ours.
 func (f *Flow) sent(s *segment, now instant) {
-	if s.ts {
-		f.tsLast, f.tsLastAt = s.tsVal, now.ms
+	if s.ts && (!f.has(carried) || s.flags&syn != 0 || !before(s.tsVal, f.tsLast)) {
+		f.tsLast, f.tsLastAt = s.tsVal, now.ms // a carried segment may have been overtaken
 	}
 	if s.flags&rst != 0 {
 		if !f.state.synchronized() && s.seq != f.sndNxt {

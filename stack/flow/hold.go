@@ -91,6 +91,16 @@ func (h *held) frame() *frame.Frame {
 	return &frame.Frame{Meta: h.meta, Tagged: h.tagged, VLAN: h.vlan, Eth: h.bytes[:eth:eth], Net: h.bytes[eth:], Room: make([]byte, frame.RoomSize)}
 }
 
+// refresh makes a segment that was held back as new as the last one of its peer's:
+// one that the peer has repeated meanwhile has a later timestamp, and the guard and
+// the other end would take what was held for a duplicate of long ago (RFC 7323,
+// 5.3).
+func (f *Flow) refresh(s *segment) {
+	if s.ts && f.has(timestamps) && before(s.tsVal, f.tsRecent) {
+		s.tsVal = f.tsRecent
+	}
+}
+
 // trim makes a segment the bare acknowledgement that it carries.
 func trim(fr *frame.Frame, l frame.Layout, s *segment) {
 	s.size = 0
@@ -125,23 +135,28 @@ func (t *Table) Hold(local, remote netip.AddrPort, id uint64) {
 
 // Unhold gives the stack what was held back of a connection.
 func (t *Table) Unhold(local, remote netip.AddrPort, id uint64) {
-	var card uint8
-	var k key
+	var as Flow
 	was := false
 	t.known(local, remote, id, func(_ *shard, f *Flow, _ uint32, _ instant) {
 		was = f.has(holding) && !f.has(carried)
 		f.flags &^= holding
-		card, k = f.card, f.key
+		as = *f
 	})
 	cards := t.cards.Load()
-	if !was || cards == nil || int(card) >= len(*cards) {
+	if !was || cards == nil || int(as.card) >= len(*cards) {
 		return
 	}
-	c := (*cards)[card]
+	c := (*cards)[as.card]
 	deliver := c.deliver.Load()
-	for _, one := range t.holds.take(&k) {
+	for _, one := range t.holds.take(&as.key) {
 		fr := one.frame()
-		if deliver != nil && c.Inbound(fr) == frame.Pass {
+		l, ok := frame.Parse(fr.Net)
+		var s segment
+		if deliver == nil || !ok || !s.readInbound(fr.Net, l) {
+			continue
+		}
+		as.refresh(&s)
+		if c.inbound(fr, l, &s) == frame.Pass {
 			(*deliver)(fr)
 		}
 	}

@@ -136,6 +136,7 @@ func (t *Table) carryOne(fr *frame.Frame, l frame.Layout, s *segment) {
 			sh.mu.Unlock()
 			return
 		}
+		f.refresh(s)
 		card := f.card
 		v, again := t.carry(sh, f, slot, fr, l, s, t.now())
 		switch {
