@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"syscall"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/lastack/lastack/internal/lab"
 	"github.com/lastack/lastack/stack"
+	"github.com/lastack/lastack/stack/flow"
 )
 
 // wellFormed reports whether the list of options ends where it should: each has
@@ -321,5 +323,33 @@ func TestListenersOfOnePortStandSideBySide(t *testing.T) {
 		if got := read(t, x.c, 2); got != "on" {
 			t.Errorf("heard %q from %v", got, x.p.from)
 		}
+	}
+}
+
+// RFC 9293, 3.10.7.4, fifth check: whatever acknowledges our SYN completes the
+// handshake, also if the ACK that should have done it and the first bytes are lost,
+// and we speak before they come again.
+func TestAHandshakeIsCompletedByLaterBytes(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	l := b.listen(t, box4)
+	p := b.peer(t, box4, 5000)
+	syn := p.craft(lab.SYN, 0, 0, "")
+	syn.Options = modern()
+	p.send(syn)
+	s := p.expect("a SYN-ACK", isSYNACK)
+	ts, _ := optionOf(s, 8)
+	p.irs, p.ts, p.ecr = s.Seq, true, binary.BigEndian.Uint32(ts)
+	p.say(lab.ACK, 1+5, 1, "world")
+	c := accept(t, l)
+	write(t, c, "banner")
+	p.expect("the banner", hasData)
+	p.say(lab.ACK, 1, 1+6, "hello")
+	p.expectACK(1+6, 1+10)
+	if state, ok := b.flows.State(c.LocalAddr(), c.RemoteAddr(), c.ID()); !ok || state != flow.Established {
+		t.Errorf("the table has it in %v, want ESTABLISHED", state)
+	}
+	if n := b.flows.HalfOpen(); n != 0 {
+		t.Errorf("%d handshakes are under way, want none", n)
 	}
 }

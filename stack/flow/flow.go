@@ -270,7 +270,9 @@ func (f *Flow) receivedSYN(s *segment, now instant) {
 // received notes a segment of the peer's that the guard let pass.
 func (f *Flow) received(s *segment, now instant) {
 	if f.state == SynReceived {
-		if s.flags&ack == 0 || s.ack != f.iss+1 || s.seq != f.irs+1 {
+		// RFC 9293, 3.10.7.4, fifth check: "If SND.UNA < SEG.ACK =< SND.NXT". What was
+		// sent before it may be lost, and gVisor's first bytes acknowledged.
+		if s.flags&ack == 0 || !after(s.ack, f.iss) || after(s.ack, f.sndNxt) {
 			return
 		}
 		f.enter(Established, now)
