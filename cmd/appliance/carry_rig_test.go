@@ -139,6 +139,11 @@ func (c *crossing) wire(n int, m manner) *end {
 	// Through a carrier of segments both wires lose, and what was lost several times
 	// would wait for a minute. Kernels before 6.15 do not have it.
 	_ = e.host.Sysctl("net.ipv4.tcp_rto_max_ms", "2000")
+	// Nobody gives up sooner for it. A socket that is closed with bytes under way would
+	// at the first timeout that is as long as that, be it the second of all: after few
+	// losses, and without a word; its kernel answers what comes then with RST.
+	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_orphan_retries", "60")
+	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_retries2", "60")
 	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_fastopen", "5") // data in the SYN without a cookie
 	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_fastopen_blackhole_timeout_sec", "0")
 	return e

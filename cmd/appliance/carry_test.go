@@ -157,38 +157,14 @@ func playCrossing(t *testing.T, s carrySettings, seed uint64, n int, forwarding 
 	results := make(map[int]string)
 	var slowest time.Duration
 	st := &carrytest.Stage{Lanes: c.lanes, Patience: time.Duration(s.patience) * time.Second}
-	strict := os.Getenv("APPLIANCE_SOAK") != "" || s.only >= 0
-	var doubtful []int // had a fault
-	note := func(r *carrytest.Result) {
+	err := st.Play(t.Context(), schedules, func(r *carrytest.Result) {
 		results[r.Schedule.Index] = r.Mark()
 		slowest = max(slowest, r.Took)
-		if r.Fault == nil {
-			return
+		if r.Fault != nil {
+			t.Errorf("%v\n%v\nthe client %+v\nthe backend %+v\nthe appliance remembers:%s\nto repeat it: %s='seed=%d count=%d loss=%d only=%d forwarding=%s times=20' go test ./cmd/appliance -v -run EveryCarrier",
+				r.Schedule, r.Fault, r.Client, r.Backend, c.ledger(r.Slot)+c.segments(r), carryVariable, seed, n, s.loss, r.Schedule.Index, forwarding)
 		}
-		say := t.Errorf
-		if !strict {
-			doubtful = append(doubtful, r.Schedule.Index)
-			say = t.Logf
-		}
-		say("%v\n%v\nthe client %+v\nthe backend %+v\nthe appliance remembers:%s\nto repeat it: %s='seed=%d count=%d loss=%d only=%d forwarding=%s times=20' go test ./cmd/appliance -v -run EveryCarrier",
-			r.Schedule, r.Fault, r.Client, r.Backend, c.ledger(r.Slot)+c.segments(r), carryVariable, seed, n, s.loss, r.Schedule.Index, forwarding)
-	}
-	err := st.Play(t.Context(), schedules, note)
-	if len(doubtful) > 0 && len(doubtful) <= 3 && err == nil {
-		// One of a thousand plays has a client's kernel reset what it has not
-		// delivered yet, with relay as with direct, and nobody knows why. Here it is
-		// told, and fails only if it comes again; the long form is strict.
-		var again []*carrytest.Schedule
-		for _, i := range doubtful {
-			for range 3 {
-				again = append(again, carrytest.New(seed, i, c.limits))
-			}
-		}
-		strict = true
-		err = st.Play(t.Context(), again, note)
-	} else if len(doubtful) > 3 {
-		t.Errorf("seed %d: %d connections had a fault", seed, len(doubtful))
-	}
+	})
 	if err != nil {
 		t.Errorf("seed %d: %v", seed, err)
 	}

@@ -123,7 +123,15 @@ func TestEveryStateEndsAtSIGTERMOverABadLine(t *testing.T) {
 	if testing.Short() {
 		each = 12
 	}
-	everyStateEnds(t, "relay", &lab.Impairment{Loss: 0.05, Delay: 25 * time.Millisecond, Seed: 7}, each, 5*time.Second)
+	var all sync.WaitGroup
+	for _, forwarding := range forwardings(t) {
+		all.Go(func() { // at once, however few the cores are: it mostly waits
+			t.Run(forwarding, func(t *testing.T) {
+				everyStateEnds(t, forwarding, &lab.Impairment{Loss: 0.05, Delay: 25 * time.Millisecond, Seed: 7}, each, 5*time.Second)
+			})
+		})
+	}
+	all.Wait()
 }
 
 // everyStateEnds has so many connections of each kind.
