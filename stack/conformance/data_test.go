@@ -470,6 +470,41 @@ func TestTheIPHeaderCarriesWhatThePolicySays(t *testing.T) {
 	}
 }
 
+// The same of what the flow table says by itself: a challenge, a probe, the ACK
+// of a FIN that comes again in TIME-WAIT.
+func TestWhatTheTableSaysCarriesWhatThePolicySays(t *testing.T) {
+	t.Parallel()
+	for _, at := range []netip.Addr{box4, box6} {
+		t.Run(family(at), func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, func(p *config.Policy) { p.DSCP, p.TTL = 46, 17 })
+			p, c := b.open(t, at)
+			marked := func(what string, s lab.Segment) {
+				t.Helper()
+				ip := s.Frame[14:]
+				ds, ttl := ip[1], ip[8]
+				if at.Is6() {
+					ds, ttl = ip[0]<<4|ip[1]>>4, ip[7]
+				}
+				if ds != 46<<2 || ttl != 17 || !s.Complete {
+					t.Errorf("%s has DS field %#x, TTL %d and a right checksum: %v, want %#x, 17 and true", what, ds, ttl, s.Complete, 46<<2)
+				}
+			}
+			p.say(lab.SYN, 500, 0, "")
+			marked("a challenge", p.expectACK(1, 1))
+			b.flows.Probe(c.LocalAddr(), c.RemoteAddr(), c.ID(), func(tcpinfo.Probe) {})
+			marked("a probe", p.expectACK(0, 1))
+			closeWrite(t, c)
+			p.expect("FIN", isFIN)
+			p.say(lab.FIN|lab.ACK, 1, 2, "")
+			p.expectACK(2, 2)
+			within(t, 5*time.Second, "TIME-WAIT", isState(c, "TIME-WAIT"))
+			p.say(lab.FIN|lab.ACK, 1, 2, "")
+			marked("the ACK of a FIN in TIME-WAIT", p.expectACK(2, 2))
+		})
+	}
+}
+
 // MUST-9: the same two ends start elsewhere on another box: a secret is in it.
 func TestInitialSequenceNumbersHoldASecret(t *testing.T) {
 	t.Parallel()

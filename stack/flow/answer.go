@@ -44,24 +44,36 @@ const (
 	optionsMost = 20 // of a SYN of ours
 )
 
-// tcp writes the TCP header, without its checksum, and returns its size.
-func (a *answer) tcp(p []byte, from, to uint16) int {
-	size := tcpHeader
-	binary.BigEndian.PutUint16(p, from)
-	binary.BigEndian.PutUint16(p[2:], to)
+// size is that of the TCP header.
+func (a *answer) size() int {
+	switch {
+	case a.syn != nil:
+		return tcpHeader + len(a.syn)
+	case a.ts:
+		return tcpHeader + tsOption
+	}
+	return tcpHeader
+}
+
+// put writes the TCP segment, with its checksum, to the peer of a key.
+func (a *answer) put(p []byte, k *key) {
+	size := a.size()
+	p = p[:size]
+	clear(p)
+	binary.BigEndian.PutUint16(p, k.lport)
+	binary.BigEndian.PutUint16(p[2:], k.rport)
 	binary.BigEndian.PutUint32(p[4:], a.seq)
 	binary.BigEndian.PutUint32(p[8:], a.ack)
+	p[12], p[13] = byte(size/4)<<4, a.flags()
+	binary.BigEndian.PutUint16(p[14:], a.window)
 	if a.syn != nil {
-		size += copy(p[tcpHeader:], a.syn)
+		copy(p[tcpHeader:], a.syn)
 	} else if a.ts {
-		size += tsOption
 		copy(p[tcpHeader:], []byte{1, 1, 8, 10})
 		binary.BigEndian.PutUint32(p[24:], a.tsVal)
 		binary.BigEndian.PutUint32(p[28:], a.tsEcr)
 	}
-	p[12], p[13] = byte(size/4)<<4, a.flags()
-	binary.BigEndian.PutUint16(p[14:], a.window)
-	return size
+	binary.BigEndian.PutUint16(p[16:], ^frame.Sum(p, k.pseudo(size)))
 }
 
 func (a *answer) flags() uint8 {
@@ -78,52 +90,16 @@ func (a *answer) flags() uint8 {
 	return ack
 }
 
-// write turns the frame round and makes it the answer.
-func (a *answer) write(f *frame.Frame, l frame.Layout) {
+// write turns the frame of a segment of the key's peer round and makes it the
+// answer.
+func (a *answer) write(f *frame.Frame, k *key, m mark) {
 	var mac [6]byte
 	copy(mac[:], f.Eth[:6])
 	copy(f.Eth[:6], f.Eth[6:12])
 	copy(f.Eth[6:12], mac[:])
-	p := f.Net
-	from, to := binary.BigEndian.Uint16(p[l.Transport+2:]), binary.BigEndian.Uint16(p[l.Transport:])
-	if l.Version == 4 {
-		f.Net = a.packet4(p[16:20], p[12:16], from, to)
-	} else {
-		f.Net = a.packet6(p[24:40], p[8:24], from, to)
-	}
+	p := make([]byte, ipMost+a.size())
+	at := m.put(p, k, a.size())
+	a.put(p[at:], k)
+	f.Net = p[:at+a.size()]
 	f.Meta = frame.Header{}
-}
-
-// packet4 makes an IPv4 packet of the answer.
-func (a *answer) packet4(src, dst []byte, from, to uint16) []byte {
-	p := make([]byte, 20+tcpHeader+optionsMost)
-	n := 20 + a.tcp(p[20:], from, to)
-	p[0] = 0x45
-	binary.BigEndian.PutUint16(p[2:], uint16(n))
-	binary.BigEndian.PutUint16(p[6:], 0x4000) // may not be fragmented
-	p[8], p[9] = 64, frame.ProtoTCP
-	copy(p[12:], src)
-	copy(p[16:], dst)
-	binary.BigEndian.PutUint16(p[10:], ^frame.Sum(p[:20], 0))
-	return summed(p[:n])
-}
-
-// packet6 makes an IPv6 packet of the answer.
-func (a *answer) packet6(src, dst []byte, from, to uint16) []byte {
-	p := make([]byte, 40+tcpHeader+optionsMost)
-	n := a.tcp(p[40:], from, to)
-	p[0] = 0x60
-	binary.BigEndian.PutUint16(p[4:], uint16(n))
-	p[6], p[7] = frame.ProtoTCP, 64
-	copy(p[8:], src)
-	copy(p[24:], dst)
-	return summed(p[:40+n])
-}
-
-// summed puts the TCP checksum into a packet made here.
-func summed(p []byte) []byte {
-	if l, ok := frame.Parse(p); ok {
-		binary.BigEndian.PutUint16(p[l.Transport+16:], l.TransportSum(p))
-	}
-	return p
 }

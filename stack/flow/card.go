@@ -123,7 +123,7 @@ look:
 	}
 	if by, ok := t.carriageOf(s.key.localAddr()); ok && s.is(syn|ack|rst|fin, syn) && t.mayDirect(fl, s) {
 		sh.mu.Unlock()
-		if v, done := t.newcomer(c, f, l, s, by, now); done {
+		if v, done := t.newcomer(c, f, s, by, now); done {
 			return v
 		}
 		sh.mu.Lock()
@@ -143,6 +143,7 @@ look:
 	if fl.has(holding) {
 		t.holds.keep(t, fl, f, l, s)
 	}
+	policy := fl.policy
 	answer, verdict, full := t.judge(c, sh, fl, slot, f, s, now)
 	sh.mu.Unlock()
 	if full >= 0 {
@@ -152,17 +153,17 @@ look:
 		t.probes.answered(s, now)
 	}
 	if verdict == frame.Reply {
-		answer.write(f, l)
+		answer.write(f, &s.key, t.mark(policy))
 	}
 	return verdict
 }
 
 // newcomer decides on a SYN to an address whose connections are carried, with no
 // lock held. done is false if it goes the ordinary way.
-func (t *Table) newcomer(c *Card, f *frame.Frame, l frame.Layout, s *segment, by carriage, now instant) (v frame.Verdict, done bool) {
+func (t *Table) newcomer(c *Card, f *frame.Frame, s *segment, by carriage, now instant) (v frame.Verdict, done bool) {
 	how := t.full()
 	switch {
-	case how != "" && t.turnAway(f, l, s, how):
+	case how != "" && t.turnAway(f, s, how):
 		return frame.Reply, true
 	case how == "relay" || by.by != tcpinfo.Direct:
 		return v, false

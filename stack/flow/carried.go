@@ -278,12 +278,13 @@ func (t *Table) full() string {
 
 // turnAway answers a SYN for which there is no room, or makes room. It is false
 // if the SYN goes the ordinary way. No lock is held.
-func (t *Table) turnAway(f *frame.Frame, l frame.Layout, s *segment, how string) bool {
+func (t *Table) turnAway(f *frame.Frame, s *segment, how string) bool {
 	t.Count.CarriedFull.Add(1)
 	switch how {
 	case "refuse":
 		a := answer{rst: true, acked: true, ack: s.end()} // RFC 9293, 3.10.7.1
-		a.write(f, l)
+		policy, _ := t.listener(s.key.localAddr())
+		a.write(f, &s.key, t.mark(policy))
 		return true
 	case "oldest":
 		t.pushOut()

@@ -20,11 +20,12 @@ func (t *Table) carry(sh *shard, f *Flow, slot uint32, fr *frame.Frame, l frame.
 	if p.f.has(tagged) == fr.Tagged && s.flags&rst == 0 {
 		copy(p.f.mac[:], fr.Eth[6:12])
 	}
+	policy := p.f.policy
 	reply, v := p.take(fr, l, s, now)
 	p.unlock()
 	p.speak()
 	if v == frame.Reply {
-		reply.write(fr, l)
+		reply.write(fr, &s.key, t.mark(policy))
 	}
 	return v, false
 }
@@ -226,12 +227,7 @@ func (t *Table) out(f *Flow) (o outlet, ok bool) {
 	if f.key.is4() {
 		headers = 20 + tcpHeader
 	}
-	policy := t.policy(f.policy)
-	o.own, o.peer, o.tagged, o.vlan = *own, f.mac, f.has(tagged), f.vlan
-	o.ttl, o.dscp = 64, uint8(max(policy.DSCP, 0))
-	if policy.TTL > 0 {
-		o.ttl = uint8(policy.TTL)
-	}
+	o.own, o.peer, o.tagged, o.vlan, o.mark = *own, f.mac, f.has(tagged), f.vlan, t.mark(f.policy)
 	o.to = *to
 	o.most = int(o.to.MTU()) - headers
 	o.mss = o.most

@@ -135,15 +135,10 @@ func (p *pairing) sayOpening(s *segment) {
 	m := p.other
 	if fr := p.fr; fr != nil && len(fr.Room) >= frame.RoomSize {
 		if out, ok := p.t.out(m); ok {
-			options := synOptions(s)
-			size := tcpHeader + len(options)
-			at := out.put(fr.Room, &m.key, size)
-			a := answer{syn: options, seq: s.seq, window: s.window}
-			tcp := fr.Room[at : at+size]
-			clear(tcp)
-			a.tcp(tcp, m.key.lport, m.key.rport)
-			binary.BigEndian.PutUint16(tcp[16:], ^frame.Sum(tcp, m.key.pseudo(size)))
-			fr.Head, fr.Body, fr.To, fr.Meta = fr.Room[:at+size], nil, out.to, frame.Header{}
+			a := answer{syn: synOptions(s), seq: s.seq, window: s.window}
+			at := out.put(fr.Room, &m.key, a.size())
+			a.put(fr.Room[at:], &m.key)
+			fr.Head, fr.Body, fr.To, fr.Meta = fr.Room[:at+a.size()], nil, out.to, frame.Header{}
 			p.sent = true
 			return
 		}

@@ -21,6 +21,7 @@ type farewell struct {
 type word struct {
 	key    key
 	a      answer
+	policy uint16
 	card   int
 	mac    [6]byte
 	tagged bool
@@ -29,7 +30,7 @@ type word struct {
 
 // word is an answer on its way to the flow's peer.
 func (f *Flow) word(a answer) word {
-	return word{f.key, a, int(f.card), f.mac, f.has(tagged), f.vlan}
+	return word{f.key, a, f.policy, int(f.card), f.mac, f.has(tagged), f.vlan}
 }
 
 // resetsMost bounds them: some 8 MB.

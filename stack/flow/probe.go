@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -107,27 +106,18 @@ func (t *Table) put(w *word) bool {
 	if cards == nil || w.card >= len(*cards) {
 		return false
 	}
-	c, k, a := (*cards)[w.card], &w.key, &w.a
+	c := (*cards)[w.card]
 	send, own := c.send.Load(), c.mac.Load()
 	if send == nil || own == nil {
 		return false
 	}
-	local, remote := k.localAddr(), k.remoteAddr()
-	var p []byte
-	kind := uint16(frame.TypeIPv4)
-	if local.Addr().Is4() {
-		p = a.packet4(local.Addr().AsSlice(), remote.Addr().AsSlice(), k.lport, k.rport)
-	} else {
-		kind = frame.TypeIPv6
-		p = a.packet6(local.Addr().AsSlice(), remote.Addr().AsSlice(), k.lport, k.rport)
-	}
-	eth := append(append([]byte(nil), w.mac[:]...), own[:]...)
-	if w.tagged {
-		eth = binary.BigEndian.AppendUint16(eth, frame.TypeVLAN)
-		eth = binary.BigEndian.AppendUint16(eth, w.vlan)
-	}
-	eth = binary.BigEndian.AppendUint16(eth, kind)
-	(*send)(frame.Header{}, eth, p)
+	e := envelope{own: *own, peer: w.mac, tagged: w.tagged, vlan: w.vlan, mark: t.mark(w.policy)}
+	p := make([]byte, ethernetMost+ipMost+w.a.size())
+	at := e.ethernet(p, &w.key)
+	eth, packet := p[:at], p[at:]
+	at = e.mark.put(packet, &w.key, w.a.size())
+	w.a.put(packet[at:], &w.key)
+	(*send)(frame.Header{}, eth, packet[:at+w.a.size()])
 	return true
 }
 

@@ -180,9 +180,10 @@ func (w *sweep) settle(k *key, as *int) bool {
 }
 
 func (w *sweep) ask(t *Table, m *memo) bool {
+	policy, _ := t.listener(m.key.localAddr()) // what a journal does not know
 	return t.put(&word{m.key, answer{
 		seq: m.seq, ack: m.ack, window: m.window, ts: m.flags&timestamps != 0, tsVal: m.tsVal, tsEcr: m.tsRecent,
-	}, int(m.card), m.mac, m.flags&tagged != 0, m.vlan})
+	}, policy, int(m.card), m.mac, m.flags&tagged != 0, m.vlan})
 }
 
 // hear takes a segment of no connection that is known. If its peer is to be told
@@ -307,6 +308,7 @@ func (t *Table) hangUp(f *frame.Frame, l frame.Layout, s *segment, now instant) 
 	if !reset {
 		return frame.Pass
 	}
-	a.write(f, l)
+	policy, _ := t.listener(s.key.localAddr())
+	a.write(f, &s.key, t.mark(policy))
 	return frame.Reply
 }

@@ -143,13 +143,37 @@ type envelope struct {
 	own, peer [6]byte
 	tagged    bool
 	vlan      uint16
-	ttl, dscp uint8
-	mss       int // bytes of data that fit into one packet, options not counted
+	mark
+	mss int // bytes of data that fit into one packet, options not counted
 }
+
+// mark is what a policy writes into IP headers.
+type mark struct{ ttl, dscp uint8 }
+
+func (t *Table) mark(policy uint16) mark {
+	p := t.policy(policy)
+	m := mark{64, uint8(max(p.DSCP, 0))}
+	if p.TTL > 0 {
+		m.ttl = uint8(p.TTL)
+	}
+	return m
+}
+
+// The sizes of headers at most: Ethernet's with a tag, and IP's.
+const (
+	ethernetMost = frame.EthernetSize + 4
+	ipMost       = 40
+)
 
 // put writes Ethernet and IP headers for a segment of the leg's key, and returns
 // where the TCP header begins. size is that of TCP header and data.
 func (e *envelope) put(room []byte, k *key, size int) (transport int) {
+	at := e.ethernet(room, k)
+	return at + e.mark.put(room[at:], k, size)
+}
+
+// ethernet writes the Ethernet header, and returns its size.
+func (e *envelope) ethernet(room []byte, k *key) (size int) {
 	copy(room, e.peer[:])
 	copy(room[6:], e.own[:])
 	at := 12
@@ -158,28 +182,35 @@ func (e *envelope) put(room []byte, k *key, size int) (transport int) {
 		binary.BigEndian.PutUint16(room[at+2:], e.vlan)
 		at += 4
 	}
+	kind := uint16(frame.TypeIPv6)
+	if k.is4() {
+		kind = frame.TypeIPv4
+	}
+	binary.BigEndian.PutUint16(room[at:], kind)
+	return at + 2
+}
+
+// put writes the IP header of a segment from the local end of a key to the remote
+// one, and returns its size.
+func (m mark) put(p []byte, k *key, size int) int {
 	if !k.is4() {
-		binary.BigEndian.PutUint16(room[at:], frame.TypeIPv6)
-		p := room[at+2:]
 		clear(p[:8])
-		p[0], p[1] = 0x60|e.dscp>>2, e.dscp<<6
+		p[0], p[1] = 0x60|m.dscp>>2, m.dscp<<6
 		binary.BigEndian.PutUint16(p[4:], uint16(size))
-		p[6], p[7] = frame.ProtoTCP, e.ttl
+		p[6], p[7] = frame.ProtoTCP, m.ttl
 		copy(p[8:], k.local[:])
 		copy(p[24:], k.remote[:])
-		return at + 2 + 40
+		return 40
 	}
-	binary.BigEndian.PutUint16(room[at:], frame.TypeIPv4)
-	p := room[at+2:]
 	clear(p[:20])
-	p[0], p[1] = 0x45, e.dscp<<2
+	p[0], p[1] = 0x45, m.dscp<<2
 	binary.BigEndian.PutUint16(p[2:], uint16(20+size))
 	p[6] = 0x40 // may not be fragmented: no identification is needed (RFC 6864)
-	p[8], p[9] = e.ttl, frame.ProtoTCP
+	p[8], p[9] = m.ttl, frame.ProtoTCP
 	copy(p[12:], k.local[12:])
 	copy(p[16:], k.remote[12:])
 	binary.BigEndian.PutUint16(p[10:], ^frame.Sum(p[:20], 0))
-	return at + 2 + 20
+	return 20
 }
 
 // is4 reports whether the addresses are IPv4's.

@@ -243,7 +243,7 @@ func translated(rng *rand.Rand, p *parts, f, m *Flow) string {
 	}
 	tr := between(f, m)
 	tr.mss, tr.shut = 1200, rng.IntN(4) == 0
-	e := &envelope{ttl: 64, mss: 1400}
+	e := &envelope{mark: mark{ttl: 64}, mss: 1400}
 	said := tr.segment(&s)
 	if !tr.pass(fr, l, &s, &said, &f.key, &m.key, e) {
 		return "it is not passed on"
