@@ -21,7 +21,9 @@ func (p *pairing) failed(err error, now instant) {
 		t.ways.forget(backend)
 	}
 	sh, slot := p.place(p.other)
-	p.say(p.other, p.other.giveUp(), now)
+	if !p.other.has(rstSeen) { // RFC 9293, 3.5.2: no RST answers a RST
+		p.say(p.other, p.other.giveUp(), now)
+	}
 	c := p.client
 	c.own(c.owner(), c.retries()+1)
 	c.newer = 0 // no mate: whoever comes meanwhile is ignored
