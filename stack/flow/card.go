@@ -88,19 +88,9 @@ func (c *Card) inbound(f *frame.Frame, l frame.Layout, s *segment) frame.Verdict
 	t := c.t
 	sh, h := t.shard(&s.key)
 	now := t.now()
-look:
-	sh.mu.Lock()
-	fl, slot := sh.find(&s.key, h)
-	if fl != nil && fl.has(carried) {
-		if fl.newer == 0 || !valid(f, l) {
-			sh.mu.Unlock()
-			return frame.Drop // its backend is being chosen; or it is damaged
-		}
-		v, again := t.carry(sh, fl, slot, f, l, s, now)
-		if again {
-			goto look
-		}
-		if t.probes.n.Load() > 0 {
+	fl, slot, v, done := t.onLeg(sh, h, f, l, s, now)
+	if done {
+		if t.probes.n.Load() > 0 && (v == frame.Forward || v == frame.Consume) {
 			t.probes.answered(s, now)
 		}
 		return v

@@ -7,16 +7,33 @@ import (
 
 // The way of a segment of a carried connection, in the order of this file:
 //
-//	inboundTCP -> carry -> examine (RST, SYN, guard) -> received on its leg
+//	inboundTCP -> onLeg -> carry -> examine (RST, SYN, guard) -> received on its leg
 //	           -> translated -> sent on the other leg -> advance (states, timers, the end)
 
-// carry handles a segment of a leg, whose shard is locked, and unlocks it. again
-// says that the leg has changed before both legs were locked: look it up again.
-func (t *Table) carry(sh *shard, f *Flow, slot uint32, fr *frame.Frame, l frame.Layout, s *segment, now instant) (v frame.Verdict, again bool) {
-	p, ok := t.lockMate(sh, f, slot)
-	if !ok {
-		return frame.Pass, true
+// onLeg handles a segment of a carried connection. If it is none, done is false,
+// the shard of its key is locked, and f is the flow that it is of, if any.
+func (t *Table) onLeg(sh *shard, hash uint32, fr *frame.Frame, l frame.Layout, s *segment, now instant) (f *Flow, slot uint32, v frame.Verdict, done bool) {
+	for {
+		sh.mu.Lock()
+		f, slot = sh.find(&s.key, hash)
+		switch {
+		case f == nil || !f.has(carried):
+			return f, slot, frame.Pass, false
+		case !f.paired() || !valid(fr, l):
+			sh.mu.Unlock()
+			return nil, 0, frame.Drop, true // its backend is being chosen; or it is damaged
+		}
+		if p, ok := t.lockMate(sh, f, slot); ok {
+			if s.held {
+				p.f.refresh(s)
+			}
+			return nil, 0, t.carry(&p, fr, l, s, now), true
+		}
 	}
+}
+
+// carry handles a segment of a leg, with both legs locked, and unlocks them.
+func (t *Table) carry(p *pairing, fr *frame.Frame, l frame.Layout, s *segment, now instant) frame.Verdict {
 	if p.f.has(tagged) == fr.Tagged && s.flags&rst == 0 {
 		copy(p.f.mac[:], fr.Eth[6:12])
 	}
@@ -27,7 +44,7 @@ func (t *Table) carry(sh *shard, f *Flow, slot uint32, fr *frame.Frame, l frame.
 	if v == frame.Reply {
 		reply.write(fr, &s.key, t.mark(policy))
 	}
-	return v, false
+	return v
 }
 
 // speak does what had to wait for the locks.

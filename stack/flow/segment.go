@@ -37,6 +37,7 @@ type segment struct {
 	mss      uint16 // of a SYN; the default without the option
 	scale    int8   // of a SYN; noScale without the option
 	sack     bool   // of a SYN: SACK permitted
+	held     bool   // it was held back: see refresh
 }
 
 // end is the sequence number behind the segment: SYN and FIN count as one each.

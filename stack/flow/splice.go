@@ -43,11 +43,12 @@ func (t *Table) Splice(client, backend Ends, owner string) error {
 		return err
 	}
 	p.splice(n, now)
+	near, far := p.f.card, p.m.card
 	t.Count.Spliced.Add(1)
 	t.carriedNow.Add(1)
 	p.unlock()
-	t.replay(&ck)
-	t.replay(&bk)
+	t.replay(&ck, near)
+	t.replay(&bk, far)
 	return nil
 }
 
@@ -114,40 +115,26 @@ func (p *pairing) splice(owner uint16, now instant) {
 	p.rearm(p.m, now)
 }
 
-// replay carries what was held back of a leg.
-func (t *Table) replay(k *key) {
+// replay carries what was held back of a leg that is reached by a card.
+func (t *Table) replay(k *key, card uint8) {
 	for _, one := range t.holds.take(k) {
 		fr := one.frame()
 		l, ok := frame.Parse(fr.Net)
 		var s segment
-		if ok && s.readInbound(fr.Net, l) {
-			t.carryOne(fr, l, &s)
-		}
-	}
-}
-
-// carryOne carries a frame that does not come from a card just now.
-func (t *Table) carryOne(fr *frame.Frame, l frame.Layout, s *segment) {
-	for {
-		sh, h := t.shard(&s.key)
-		sh.mu.Lock()
-		f, slot := sh.find(&s.key, h)
-		if !f.paired() {
-			sh.mu.Unlock()
-			return
-		}
-		f.refresh(s)
-		card := f.card
-		v, again := t.carry(sh, f, slot, fr, l, s, t.now())
-		switch {
-		case again:
+		if !ok || !s.readInbound(fr.Net, l) {
 			continue
+		}
+		s.held = true
+		sh, h := t.shard(&s.key)
+		_, _, v, done := t.onLeg(sh, h, fr, l, &s, t.now())
+		switch {
+		case !done:
+			sh.mu.Unlock() // it has ended
 		case v == frame.Forward:
 			t.sendBy(fr)
 		case v == frame.Reply:
 			t.sendOn(card, fr.Meta, fr.Eth, fr.Net)
 		}
-		return
 	}
 }
 
