@@ -88,7 +88,7 @@ func (c *Card) inbound(f *frame.Frame, l frame.Layout, s *segment) frame.Verdict
 	t := c.t
 	sh, h := t.shard(&s.key)
 	now := t.now()
-	fl, slot, v, done := t.onLeg(sh, h, f, l, s, now)
+	fl, slot, v, done := c.onLeg(sh, h, f, l, s, now)
 	if done {
 		if t.probes.n.Load() > 0 && (v == frame.Forward || v == frame.Consume) {
 			t.probes.answered(s, now)

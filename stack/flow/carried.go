@@ -65,6 +65,7 @@ type pairing struct {
 	fsh, msh      *shard
 	f, m          *Flow // the leg that something happened on, and the other
 	fslot, mslot  uint32
+	card          uint8            // that a segment has come by
 	client, other *Flow            // the same: the client's leg and the backend's
 	says          []word           // to be sent once the locks are free
 	fr            *frame.Frame     // a SYN may go in its place

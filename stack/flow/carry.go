@@ -12,7 +12,7 @@ import (
 
 // onLeg handles a segment of a carried connection. If it is none, done is false,
 // the shard of its key is locked, and f is the flow that it is of, if any.
-func (t *Table) onLeg(sh *shard, hash uint32, fr *frame.Frame, l frame.Layout, s *segment, now instant) (f *Flow, slot uint32, v frame.Verdict, done bool) {
+func (c *Card) onLeg(sh *shard, hash uint32, fr *frame.Frame, l frame.Layout, s *segment, now instant) (f *Flow, slot uint32, v frame.Verdict, done bool) {
 	for {
 		sh.mu.Lock()
 		f, slot = sh.find(&s.key, hash)
@@ -23,19 +23,17 @@ func (t *Table) onLeg(sh *shard, hash uint32, fr *frame.Frame, l frame.Layout, s
 			sh.mu.Unlock()
 			return nil, 0, frame.Drop, true // its backend is being chosen; or it is damaged
 		}
-		if p, ok := t.lockMate(sh, f, slot); ok {
-			if s.held {
-				p.f.refresh(s)
-			}
-			return nil, 0, t.carry(&p, fr, l, s, now), true
+		if p, ok := c.t.lockMate(sh, f, slot); ok {
+			p.card = c.n
+			return nil, 0, c.t.carry(&p, fr, l, s, now), true
 		}
 	}
 }
 
 // carry handles a segment of a leg, with both legs locked, and unlocks them.
 func (t *Table) carry(p *pairing, fr *frame.Frame, l frame.Layout, s *segment, now instant) frame.Verdict {
-	if p.f.has(tagged) == fr.Tagged && s.flags&rst == 0 {
-		copy(p.f.mac[:], fr.Eth[6:12])
+	if s.held {
+		p.f.refresh(s)
 	}
 	policy := p.f.policy
 	reply, v := p.take(fr, l, s, now)
@@ -104,11 +102,13 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 		return p.challenge(refused == answered, now)
 	}
 	if f.has(parted) {
+		p.reached(fr)
 		return p.alone(s, now)
 	}
 	probed := f.repeats > 0 && !f.underWay()
 	if probed && s.length() == 0 && s.seq == f.rcvNxt && s.ack == f.sndUna {
 		f.heard(now) // the answer to a keepalive probe of ours is ours
+		p.reached(fr)
 		f.repeats = 0
 		p.rearm(f, now)
 		return a, frame.Consume
@@ -124,6 +124,7 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 	}
 	was, mwas := f.state, m.state
 	f.received(s, now)
+	p.reached(fr)
 	if !p.forward(fr, l, s, now) {
 		p.t.Count.Untranslated.Add(1)
 		return a, frame.Drop
@@ -134,6 +135,19 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 	}
 	return a, frame.Forward
 }
+
+// reached notes by whom the peer is reached, its router may be another now: from a
+// segment that counts and has come by the leg's card. Anybody can send one that
+// is refused, and would have what is for the peer.
+func (p *pairing) reached(fr *frame.Frame) {
+	f := p.f
+	if f.card == p.card && f.has(tagged) == fr.Tagged && (fr.VLAN^f.vlan)&vlanID == 0 {
+		copy(f.mac[:], fr.Eth[6:12])
+	}
+}
+
+// vlanID are the bits of a tag that name the VLAN (IEEE 802.1Q, 9.6).
+const vlanID = 0xfff
 
 // repeatsAnswer reports whether a backend repeats its SYN-ACK to a client who has
 // not acknowledged it: that is for the client. An ACK of ours would end the

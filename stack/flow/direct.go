@@ -277,6 +277,7 @@ func (p *pairing) answered(fr *frame.Frame, l frame.Layout, s *segment, now inst
 	}
 	f.receivedSYN(s, now)
 	f.heard(now)
+	p.reached(fr)
 	if f.has(peerTS) {
 		f.setDelta(p.t.stamp(&m.key, now) - s.tsVal)
 	}

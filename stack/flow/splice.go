@@ -117,6 +117,7 @@ func (p *pairing) splice(owner uint16, now instant) {
 
 // replay carries what was held back of a leg that is reached by a card.
 func (t *Table) replay(k *key, card uint8) {
+	c := (*t.cards.Load())[card]
 	for _, one := range t.holds.take(k) {
 		fr := one.frame()
 		l, ok := frame.Parse(fr.Net)
@@ -126,7 +127,7 @@ func (t *Table) replay(k *key, card uint8) {
 		}
 		s.held = true
 		sh, h := t.shard(&s.key)
-		_, _, v, done := t.onLeg(sh, h, fr, l, &s, t.now())
+		_, _, v, done := c.onLeg(sh, h, fr, l, &s, t.now())
 		switch {
 		case !done:
 			sh.mu.Unlock() // it has ended
