@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/tcpinfo"
 )
 
 // What is for a peer goes where its segments come from, those that count: who
@@ -40,5 +41,65 @@ func TestARefusedSegmentDivertsNothing(t *testing.T) {
 			goes("after one that counts", other)
 			p.heard, o.heard, seq = nil, nil, 6
 		})
+	})
+}
+
+// RFC 9293, 3.10.7.4, first check: what lies before the window is acknowledged and
+// else means nothing, neither its FIN nor its ACK. The peer may have missed an ACK
+// and so repeat what lies close before; that is for the other one to acknowledge.
+func TestOldSegmentsMeanNothing(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		k.each(func(p, o *end) {
+			o.say(lab.ACK|lab.PSH, 6, 6, "under way")
+			p.hear("data", lab.ACK)
+			before := *k.live()
+			for _, seq := range []uint32{^uint32(0) - 1000, ^uint32(0) - 60_000, 1, 5} { // from zero on its FIN would be at most where the next byte is
+				p.win = 0
+				c := p.craft(lab.FIN|lab.ACK, seq, 15, "")
+				p.win = 50_000
+				p.send(c)
+			}
+			p.heard, o.heard = nil, nil // either end has acknowledged them
+			after := *k.live()
+			for i, l := range [][2]tcpinfo.Leg{{before.Client, after.Client}, {before.Backend, after.Backend}} {
+				if l[0].Info.State != l[1].Info.State || l[0].Info.Unacked != l[1].Info.Unacked || l[0].Info.SndWnd != l[1].Info.SndWnd || l[1].EOF || l[1].FIN {
+					k.Errorf("old FINs of the %s have changed leg %d from %+v to %+v", p.name, i, l[0], l[1])
+				}
+			}
+			p.say(lab.FIN|lab.ACK, ^uint32(1<<28), 6, "")
+			p.hearAt("an ACK", lab.ACK, 15, 6)
+			o.silence("after a segment from far back")
+			p.say(lab.ACK, 1, 6, "hello")
+			o.hearAt("what was repeated", lab.ACK, 1, 6)
+			o.heard = nil
+			p.say(lab.ACK, 6, 15, "")
+			o.hearAt("an ACK", lab.ACK, 6, 15)
+			o.iss += 9 // the next one counts from there
+			p.irs += 9
+		})
+		k.closes(6, 6)
+	})
+}
+
+// Behind a FIN there is nothing, also before it is acknowledged (RFC 9293,
+// 3.10.7.4, seventh check).
+func TestWhatComesBehindAFINOfACarriedOneIsRefused(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		k.client.say(lab.FIN|lab.ACK, 6, 6, "abc")
+		k.backend.hearAt("FIN with data", lab.FIN|lab.ACK, 6, 6)
+		for _, flags := range []lab.Flags{lab.FIN | lab.ACK, lab.ACK} {
+			k.client.say(flags, 6, 6, "abcdef")
+			k.client.hearAt("an ACK", lab.ACK, 6, 6)
+			k.backend.silence("after what lies behind the FIN")
+		}
+		k.client.say(lab.FIN|lab.ACK, 6, 6, "abc")
+		k.backend.hearAt("the FIN again", lab.FIN|lab.ACK, 6, 6)
+		k.backend.say(lab.ACK, 6, 10, "")
+		k.client.hearAt("an ACK", lab.ACK, 6, 10)
+		k.states("CLOSE-WAIT", "FIN-WAIT-2")
 	})
 }

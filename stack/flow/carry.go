@@ -92,8 +92,8 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 		return p.interrupt(fr, l, s, now)
 	}
 	refused := p.t.guard(f, s, now)
-	if refused == allowed && after(s.seq, f.rcvNxt+max(f.offered(), 1<<16)) {
-		refused = answered // RFC 9293, 3.10.7.4: outside of the window
+	if refused == allowed && p.outside(s) {
+		refused = answered // RFC 9293, 3.10.7.4, first check
 	}
 	if refused != allowed {
 		if f.guarded < 255 {
@@ -113,9 +113,6 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 		p.rearm(f, now)
 		return a, frame.Consume
 	}
-	if !f.underWay() {
-		f.repeats = 0
-	}
 	if m.sndWnd == 0 && m.closedWnd != 0 && s.seq == f.expected(m)-1 && s.size == 0 {
 		m.flags |= zeroWindow // a probe of a closed window: there is something to send
 	}
@@ -123,12 +120,20 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 		return p.alone(s, now)
 	}
 	was, mwas := f.state, m.state
-	f.received(s, now)
-	p.reached(fr)
-	if !p.forward(fr, l, s, now) {
+	said, ok := p.translate(fr, l, s)
+	if !ok {
 		p.t.Count.Untranslated.Add(1)
 		return a, frame.Drop
 	}
+	if f.stale(s) {
+		return a, frame.Forward // the other peer acknowledges it again; nothing in it counts
+	}
+	if !f.underWay() {
+		f.repeats = 0
+	}
+	f.received(s, now)
+	p.reached(fr)
+	p.passed(&said, now)
 	p.advance(was, mwas, now)
 	if f.has(parted) && s.length() == 0 {
 		return a, frame.Consume // our FIN says as much, with an open window: behind it this would close it again
@@ -155,6 +160,21 @@ const vlanID = 0xfff
 func (p *pairing) repeatsAnswer(s *segment) bool {
 	f := p.f
 	return s.flags&(syn|ack|rst) == syn|ack && f.has(dialled) && p.m.state == SynReceived && s.seq == f.irs && s.ack == f.iss+1
+}
+
+// outside reports whether a segment lies where its peer could not have sent it, nor
+// repeated it: beyond the window, or further back than the largest one reached.
+func (p *pairing) outside(s *segment) bool {
+	const least = 1 << 16
+	f := p.f
+	return after(s.seq, f.rcvNxt+max(f.offered(), least)) || before(s.seq, f.rcvNxt-max(p.m.maxSndWnd, least))
+}
+
+// stale reports whether all of a segment was acknowledged before, so that neither
+// its ACK nor its FIN counts (RFC 9293, 3.10.7.4: "an unacceptable segment"). A
+// keepalive probe, which lies one before what is next, is none.
+func (f *Flow) stale(s *segment) bool {
+	return before(s.end(), f.rcvNxt-1) || s.flags&fin != 0 && !f.has(peerFinSeen) && !after(s.end(), f.rcvNxt)
 }
 
 // offered is the window that we have told the peer last, in bytes.
@@ -206,10 +226,19 @@ func (f *Flow) reset(now instant) answer {
 
 // forward translates a segment for the other leg and notes it there.
 func (p *pairing) forward(fr *frame.Frame, l frame.Layout, s *segment, now instant) bool {
+	said, ok := p.translate(fr, l, s)
+	if ok {
+		p.passed(&said, now)
+	}
+	return ok
+}
+
+// translate makes the frame what the other peer gets, and tells what that says.
+func (p *pairing) translate(fr *frame.Frame, l frame.Layout, s *segment) (said segment, ok bool) {
 	f, m := p.f, p.m
 	out, ok := p.t.out(m)
 	if !ok {
-		return false
+		return said, false
 	}
 	tr := between(f, m)
 	tr.shut = m.has(shut)
@@ -217,14 +246,17 @@ func (p *pairing) forward(fr *frame.Frame, l frame.Layout, s *segment, now insta
 		tr.mss = uint16(min(out.most, 0xffff))
 		tr.ts = m.has(peerTS) || m.has(timestamps)
 	}
-	said := tr.segment(s)
-	if !tr.pass(fr, l, s, &said, &f.key, &m.key, &out.envelope) {
-		return false
-	}
+	said = tr.segment(s)
 	fr.To = out.to
+	return said, tr.pass(fr, l, s, &said, &f.key, &m.key, &out.envelope)
+}
+
+// passed notes on the other leg what it was told.
+func (p *pairing) passed(said *segment, now instant) {
+	m := p.m
 	idle := !m.underWay()
-	m.sent(&said, now)
-	if s.size > 0 {
+	m.sent(said, now)
+	if said.size > 0 {
 		p.client.flags &^= answeredLast
 		if m == p.client {
 			p.client.flags |= answeredLast
@@ -233,7 +265,6 @@ func (p *pairing) forward(fr *frame.Frame, l frame.Layout, s *segment, now insta
 	if idle && m.underWay() {
 		p.sooner(m, now)
 	}
-	return true
 }
 
 // outlet is what is needed to send on a leg.

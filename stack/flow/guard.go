@@ -66,9 +66,10 @@ func (t *Table) guard(f *Flow, s *segment, now instant) ruling {
 }
 
 // finished reports whether the peer's FIN is in, with all that was before it,
-// and the connection is not over yet.
+// and the connection is not over yet. A carried one is finished as soon as its FIN
+// has passed: where it lies is known, and the other peer may have taken it.
 func (f *Flow) finished() bool {
-	return f.state == CloseWait || f.state == Closing || f.state == LastAck
+	return f.has(carried) && f.has(peerFinSeen) || f.state == CloseWait || f.state == Closing || f.state == LastAck
 }
 
 // early judges a segment during the handshake. What gVisor does with those that

@@ -374,3 +374,22 @@ func reason(c *tcpinfo.Carried) string {
 	}
 	return b.String()
 }
+
+// closes ends the connection by four segments, the client's FIN first.
+func (k *talk) closes(cseq, bseq uint32) {
+	k.Helper()
+	c, b := k.client, k.backend
+	c.say(lab.FIN|lab.ACK, cseq, bseq, "")
+	b.hearAt("the client's FIN", lab.FIN|lab.ACK, cseq, bseq)
+	b.say(lab.ACK, bseq, cseq+1, "")
+	c.hearAt("its ACK", lab.ACK, bseq, cseq+1)
+	k.states("CLOSE-WAIT", "FIN-WAIT-2")
+	b.say(lab.FIN|lab.ACK, bseq, cseq+1, "")
+	c.hearAt("the backend's FIN", lab.FIN|lab.ACK, bseq, cseq+1)
+	k.states("LAST-ACK", "FIN-WAIT-2")
+	c.say(lab.ACK, cseq+1, bseq+1, "")
+	b.hearAt("the last ACK", lab.ACK, cseq+1, bseq+1)
+	if e := k.end(); reason(e) != "first peer (client)" || !e.Client.Life.FinAcked || !e.Backend.Life.FinAcked {
+		k.Errorf("it has ended as %s, want the client's FIN first and both acknowledged: %+v", reason(e), e)
+	}
+}
