@@ -254,9 +254,9 @@ func (p *pairing) translate(fr *frame.Frame, l frame.Layout, s *segment) (said s
 // passed notes on the other leg what it was told.
 func (p *pairing) passed(said *segment, now instant) {
 	m := p.m
-	idle := !m.underWay()
+	idle, news := !m.underWay(), after(said.end(), m.sndNxt)
 	m.sent(said, now)
-	if said.size > 0 {
+	if said.size > 0 && news {
 		p.client.flags &^= answeredLast
 		if m == p.client {
 			p.client.flags |= answeredLast

@@ -141,7 +141,7 @@ func (f *Flow) sent(s *segment, now instant) {
 	if s.length() > 0 && s.seq == f.sndUna && before(s.seq, f.sndNxt) && f.repeats < 255 {
 		f.repeats++
 	}
-	if f.has(carried) && f.sndUna == f.sndNxt && s.length() > 0 {
+	if f.has(carried) && f.sndUna == f.sndNxt && after(s.end(), f.sndNxt) {
 		f.progress, f.repeats = now.ms, 0 // the age of the oldest byte begins, keepalive ends
 	}
 	if after(s.end(), f.sndNxt) {
@@ -285,8 +285,8 @@ func (f *Flow) received(s *segment, now instant) {
 	if f.has(carried) {
 		f.heard(now)
 	}
-	if s.size > 0 {
-		f.progress = now.ms
+	if s.size > 0 && after(s.end(), f.rcvNxt) {
+		f.progress = now.ms // not by the byte that a keepalive probe may have (RFC 9293, 3.8.4)
 	}
 	if s.flags&fin != 0 && !f.has(peerFinSeen) {
 		f.flags |= peerFinSeen
