@@ -110,3 +110,44 @@ func TestTheByteOfAKeepaliveProbeMovesNothing(t *testing.T) {
 		}
 	})
 }
+
+// A peer whose window stays closed and who answers is given up by zero_window,
+// however the other one probes it: before what is next, as Linux does, or with a
+// byte beyond the window, as others do (RFC 9293, 3.8.6.1). One that does not answer
+// is given up by user_timeout.
+func TestAClosedWindowOfACarriedConnectionHasItsBound(t *testing.T) {
+	t.Parallel()
+	for _, probe := range []struct {
+		seq  uint32
+		data string
+	}{{5, ""}, {6, "x"}} {
+		for _, answers := range []bool{true, false} {
+			bothWays(t, nil, func(k *talk) {
+				k.exchange(1, 1)
+				c, b := k.client, k.backend
+				b.win = 0
+				b.say(lab.ACK, 6, 6, "")
+				c.hearAt("a closed window", lab.ACK, 6, 6)
+				gone := k.live().Age
+				for len(k.ended) == 0 && k.live().Age < time.Hour {
+					c.say(lab.ACK, probe.seq, 6, probe.data)
+					if answers {
+						b.say(lab.ACK, 6, 6, "")
+					}
+					k.waits(20*time.Second, 6, 6, c)
+					b.heard = nil
+				}
+				want, after := tcpinfo.ZeroWindow, k.policy.ZeroWindow
+				if !answers {
+					want, after = tcpinfo.UserTimeout, k.policy.UserTimeout
+					if probe.data == "" {
+						want = tcpinfo.Keepalive // nothing is under way: it is asked by us
+					}
+				}
+				if e := k.end(); e.Backend.Rule != want || e.Age < after || e.Age > gone+after+time.Second {
+					k.Errorf("probed with %q, answered: %v, it has ended by %q after %v, want %q after %v", probe.data, answers, e.Backend.Rule, e.Age, want, after)
+				}
+			})
+		}
+	}
+}

@@ -65,8 +65,12 @@ func (t *Table) bounds(s *soonest, f *Flow) {
 	rules := t.rules.Load()
 	p := &rules.list[f.policy]
 	if f.underWay() {
-		s.after(f.progress, p.UserTimeout, tcpinfo.UserTimeout)
-		s.after(f.progress, rules.giveUp[f.policy], tcpinfo.MaxRetries)
+		since := f.progress
+		if f.has(zeroWindow) && int32(f.lastHeard()-since) > 0 {
+			since = f.lastHeard() // it answers: zero_window bounds that, with a byte of data in each probe too
+		}
+		s.after(since, p.UserTimeout, tcpinfo.UserTimeout)
+		s.after(since, rules.giveUp[f.policy], tcpinfo.MaxRetries)
 	} else if k := p.Keepalive; k.Enabled() {
 		s.at(f.lastHeard()+milliseconds(k.Idle)+uint32(f.repeats)*milliseconds(k.Interval), tcpinfo.Keepalive)
 	}
