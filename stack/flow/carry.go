@@ -202,6 +202,9 @@ func (p *pairing) interrupt(fr *frame.Frame, l frame.Layout, s *segment, now ins
 	switch {
 	case s.flags&syn != 0 && s.flags&rst == 0:
 		return p.challenge(true, now)
+	case f.over(): // it waits for its mate, which is not over
+		p.t.Count.TimeWaitRST.Add(1) // RFC 1337, 3: fix F1
+		return a, frame.Consume
 	case s.seq == f.rcvNxt || !f.has(parted) && s.seq == f.expected(m):
 	case after(s.seq, f.rcvNxt) && before(s.seq, f.rcvNxt+max(f.offered(), 1)):
 		return p.challenge(true, now)

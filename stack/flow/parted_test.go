@@ -1,0 +1,49 @@
+package flow_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/tcpinfo"
+)
+
+// parts has the table send FIN to both peers.
+func (k *talk) parts() {
+	k.Helper()
+	how := tcpinfo.CarriedEnd{How: "fin", Why: tcpinfo.Drained, Patience: time.Second, Grace: 20 * time.Second}
+	if !k.table.End(k.live().Ref, how) {
+		k.Fatal("nothing is there to part")
+	}
+	k.client.hearAt("our FIN", lab.FIN|lab.ACK, 6, 6)
+	k.backend.hearAt("our FIN", lab.FIN|lab.ACK, 6, 6)
+}
+
+// A peer that has ended in order may still reset what comes late, our FIN that was
+// sent twice: in TIME-WAIT that is nothing (RFC 1337), nor is it the other peer's
+// affair, who has time to end in order.
+func TestALateRSTOfAPeerThatHasEndedDoesNotResetTheOther(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		k.parts()
+		k.client.say(lab.FIN|lab.ACK, 6, 7, "")
+		k.client.hearAt("its FIN's ACK", lab.ACK, 7, 7)
+		k.states("TIME-WAIT", "FIN-WAIT-1")
+		k.client.say(lab.RST, 7, 0, "")
+		k.client.say(lab.RST|lab.ACK, 7, 7, "")
+		k.client.silence("after its RST")
+		k.backend.silence("after the client's RST")
+		k.states("TIME-WAIT", "FIN-WAIT-1")
+		k.client.say(lab.FIN|lab.ACK, 6, 7, "")
+		k.client.hearAt("its FIN's ACK again", lab.ACK, 7, 7)
+		k.backend.say(lab.FIN|lab.ACK, 6, 7, "")
+		k.backend.hearAt("its FIN's ACK", lab.ACK, 7, 7)
+		if e := k.end(); e.Client.Reset || e.Backend.Reset || e.Client.Died || reason(e) != "first us by drained" {
+			k.Errorf("it has ended as %s, client reset %v and died %v, backend reset %v; want all in order", reason(e), e.Client.Reset, e.Client.Died, e.Backend.Reset)
+		}
+		if n := k.table.Held(); n != 2 {
+			k.Errorf("%d legs are in TIME-WAIT, want both", n)
+		}
+	})
+}
