@@ -217,7 +217,7 @@ func (p *pairing) alone(s *segment, now instant) (a answer, v frame.Verdict) {
 		f.acknowledged(s.end(), now)
 	}
 	a, v = f.answer(now), frame.Consume
-	if s.length() > 0 {
+	if s.length() > 0 || before(s.seq, f.rcvNxt) { // a keepalive probe has none
 		v = frame.Reply
 	}
 	switch {

@@ -47,3 +47,26 @@ func TestALateRSTOfAPeerThatHasEndedDoesNotResetTheOther(t *testing.T) {
 		}
 	})
 }
+
+// A peer that has taken our FIN and has not ended asks now and then whether we are
+// there. We are.
+func TestAPartedPeerHasItsProbesAnswered(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		k.parts()
+		k.each(func(p, o *end) {
+			p.say(lab.ACK, 6, 7, "")
+			p.silence("after the ACK of our FIN")
+			p.say(lab.ACK, 5, 7, "")
+			p.hearAt("the answer to its probe", lab.ACK, 7, 6)
+			p.say(lab.ACK, 5, 7, "\x00")
+			p.hearAt("the answer to its probe of a byte", lab.ACK, 7, 6)
+			o.silence("while the other one probes")
+		})
+		k.states("FIN-WAIT-2", "FIN-WAIT-2")
+		k.waits(21*time.Second, 6, 7)
+		k.client.hearAt("RST: the grace is over", lab.RST|lab.ACK, 7, 6)
+		k.backend.hearAt("RST: the grace is over", lab.RST|lab.ACK, 7, 6)
+	})
+}
