@@ -78,7 +78,7 @@ func (p *pairing) say(f *Flow, a answer, now instant) {
 func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant) (a answer, v frame.Verdict) {
 	f, m := p.f, p.m
 	if f.state == SynSent || f.state == SynReceived {
-		if done, v := p.handshake(fr, l, s, now); done {
+		if a, v, done := p.handshake(fr, l, s, now); done {
 			return a, v
 		}
 	}
@@ -222,6 +222,9 @@ func (p *pairing) interrupt(fr *frame.Frame, l frame.Layout, s *segment, now ins
 
 // reset is an exact RST, as far as the peer has all that was sent.
 func (f *Flow) reset(now instant) answer {
+	if f.state == SynSent {
+		return f.giveUp() // there is nothing to acknowledge
+	}
 	a := f.answer(now)
 	a.rst, a.acked = true, true
 	return a

@@ -206,36 +206,44 @@ func (t *Table) source(w *way, backend netip.AddrPort, now instant) (k key, ok b
 
 // handshake handles a segment of a direct connection whose handshake is under
 // way. done is false if it is a segment as any other.
-func (p *pairing) handshake(fr *frame.Frame, l frame.Layout, s *segment, now instant) (done bool, v frame.Verdict) {
+func (p *pairing) handshake(fr *frame.Frame, l frame.Layout, s *segment, now instant) (a answer, v frame.Verdict, done bool) {
 	if p.f.has(dialled) {
-		return true, p.answered(fr, l, s, now)
+		return a, p.answered(fr, l, s, now), true
 	}
 	f, m := p.f, p.m
-	switch {
+	switch a, early := p.t.early(f, s, now); {
+	case early == ignored:
+		return a, frame.Drop, true
+	case early == answered:
+		return a, frame.Reply, true
 	case s.flags&rst != 0:
-		if s.seq != f.irs+1 {
-			return true, frame.Drop
-		}
 		f.flags |= rstSeen
 		f.enter(Closed, now)
 		p.say(m, m.reset(now), now)
 		m.enter(Closed, now)
 		p.conclude(now)
-		return true, frame.Consume
-	case s.flags&syn != 0:
-		if s.seq != f.irs || s.flags&ack != 0 {
-			return true, frame.Drop
-		}
+		return a, frame.Consume, true
+	case s.is(syn|ack, syn):
 		p.fr = fr
 		p.sayAgain(now)
 		if p.sent {
-			return true, frame.Forward
+			return a, frame.Forward, true
 		}
-		return true, frame.Consume
-	case !m.state.synchronized(), s.flags&ack == 0, s.ack != f.iss+1, s.seq != f.irs+1:
-		return true, frame.Drop // it can't know our number yet
+		return a, frame.Consume, true
+	case s.is(syn|ack, syn|ack), s.flags&ack == 0:
+		return a, frame.Drop, true
+	case s.ack != f.iss+1:
+		// RFC 9293, 3.10.7.4, fifth check: "If the segment acknowledgment is not
+		// acceptable, form a reset segment, <SEQ=SEG.ACK><CTL=RST>".
+		if !f.mayChallenge(now) {
+			return a, frame.Drop, true
+		}
+		p.t.Count.BadACK.Add(1)
+		return answer{rst: true, seq: s.ack}, frame.Reply, true
+	case !m.state.synchronized(), s.seq != f.irs+1:
+		return a, frame.Drop, true // it can't know our number yet, or something is missing before it
 	}
-	return false, frame.Pass
+	return a, v, false
 }
 
 // sayAgain repeats our SYN, because the client has repeated its own.
@@ -263,7 +271,8 @@ func (p *pairing) answered(fr *frame.Frame, l frame.Layout, s *segment, now inst
 	case s.ack != f.iss+1:
 		// Somebody there remembers an old connection (RFC 9293, 3.10.7.3): our RST
 		// ends that, and the SYN comes again.
-		if s.flags&rst == 0 {
+		if s.flags&rst == 0 && f.mayChallenge(now) {
+			p.t.Count.BadACK.Add(1)
 			p.says = append(p.says, f.word(answer{rst: true, seq: s.ack}))
 			p.sayAgain(now)
 		}

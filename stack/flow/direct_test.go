@@ -1,0 +1,112 @@
+package flow_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/internal/tcpinfo"
+	"github.com/lastack/lastack/netif/frame"
+)
+
+// shaking is a direct connection whose client has been sent the SYN-ACK.
+func shaking(t *testing.T) *talk {
+	t.Helper()
+	k := stillTalk(t, tcpinfo.Direct, nil)
+	k.opens()
+	k.backend.say(lab.SYN|lab.ACK, 0, 1, "")
+	k.client.irs = k.client.hear("a SYN-ACK", lab.SYN|lab.ACK).Seq
+	k.states("SYN-RECEIVED", "ESTABLISHED")
+	return k
+}
+
+// RFC 5961, 3.2 and 4.2, RFC 9293, 3.10.7.4 in SYN-RECEIVED: what is not acceptable
+// is answered, passes nothing on and ends no handshake.
+func TestWhatIsUnacceptableInADirectHandshakeIsAnswered(t *testing.T) {
+	t.Parallel()
+	k := shaking(t)
+	c := k.client
+	for _, s := range []lab.Craft{
+		c.craft(lab.RST, 100, 0, ""), c.craft(lab.SYN, 7777, 0, ""), c.craft(lab.ACK, 1<<20, 1, "evil"), c.craft(lab.ACK, 0, 1, ""),
+	} {
+		if v := c.send(s); v != frame.Reply {
+			t.Errorf("%v at %d: verdict %d, want an answer", s.Flags, s.Seq-c.iss, v)
+			continue
+		}
+		c.hearAt("a challenge", lab.ACK, 1, 1)
+	}
+	c.say(lab.RST, 1<<20, 0, "")
+	c.say(lab.SYN|lab.ACK, 0, 1, "")
+	c.say(lab.PSH, 1, 0, "evil")
+	c.silence("after a RST outside of the window and what has no place")
+	c.say(lab.ACK, 1, 77, "")
+	if s := c.hear("a RST", lab.RST); s.Seq != c.irs+77 {
+		t.Errorf("a wrong ACK gets %v, want <SEQ=SEG.ACK><CTL=RST>", s)
+	}
+	k.backend.silence("after what is not acceptable")
+	c.say(lab.ACK, 1, 1, "")
+	k.backend.hearAt("the ACK", lab.ACK, 1, 1)
+	k.exchange(1, 1)
+}
+
+// A client that begins anew from the same port finds out at once that we know an
+// earlier SYN (RFC 9293, 3.5.1), answers with an exact RST, and is connected by its
+// next SYN.
+func TestAClientThatBeginsAnewIsConnected(t *testing.T) {
+	t.Parallel()
+	for _, answered := range []bool{false, true} {
+		k := stillTalk(t, tcpinfo.Direct, nil)
+		k.opens()
+		if answered {
+			k.backend.say(lab.SYN|lab.ACK, 0, 1, "")
+			k.client.irs = k.client.hear("a SYN-ACK", lab.SYN|lab.ACK).Seq
+		}
+		old := *k.client
+		k.client.iss += 123_456
+		k.client.say(lab.SYN, 0, 0, "")
+		challenge := k.client.hear("a challenge", lab.ACK)
+		if challenge.Ack != old.iss+1 {
+			t.Errorf("it acknowledges %d, want the old SYN, %d", challenge.Ack-old.iss, 1)
+		}
+		reset := k.client.craft(lab.RST, 0, 0, "")
+		reset.Seq = challenge.Ack
+		k.client.send(reset)
+		told := k.backend.hear("a RST", map[bool]lab.Flags{false: lab.RST, true: lab.RST | lab.ACK}[answered])
+		if told.Seq != k.backend.irs+1 {
+			t.Errorf("it has number %d, want 1", told.Seq-k.backend.irs)
+		}
+		if e := k.end(); reason(e) != "first peer (client) with RST" {
+			t.Errorf("the first one has ended as %s", reason(e))
+		}
+		k.opened()
+		k.exchange(1, 1)
+	}
+}
+
+// RFC 9293, 3.10.7.3: a backend that remembers an old connection gets RST, and our
+// SYN again; RFC 5961, 7: not without bound.
+func TestABackendThatRemembersAnOldConnectionForgetsIt(t *testing.T) {
+	t.Parallel()
+	k := stillTalk(t, tcpinfo.Direct, nil)
+	syn := k.opens()
+	k.backend.say(lab.ACK, 500, 77, "")
+	if s := k.backend.hear("a RST", lab.RST); s.Seq != syn.Seq+77 {
+		t.Errorf("a wrong ACK gets %v, want <SEQ=SEG.ACK><CTL=RST>", s)
+	}
+	if s := k.backend.hear("the SYN again", lab.SYN); s.Seq != syn.Seq {
+		t.Errorf("the second SYN has number %d, the first %d", s.Seq, syn.Seq)
+	}
+	for range 500 {
+		k.backend.say(lab.ACK, 500, 77, "")
+	}
+	if n := len(k.backend.heard); n > 40 {
+		t.Errorf("500 wrong ACKs get %d answers", n)
+	}
+	k.backend.heard = nil
+	k.clock.Advance(time.Second)
+	k.backend.say(lab.SYN|lab.ACK, 0, 1, "")
+	k.client.irs = k.client.hear("a SYN-ACK", lab.SYN|lab.ACK).Seq
+	k.client.say(lab.ACK, 1, 1, "")
+	k.backend.hearAt("the ACK", lab.ACK, 1, 1)
+	k.exchange(1, 1)
+}
