@@ -17,13 +17,11 @@ import (
 func (p *pairing) failed(err error, now instant) {
 	t, client := p.t, p.client.key
 	backend := p.other.key.remoteAddr()
-	if err != syscall.ECONNREFUSED {
+	if err != syscall.ECONNREFUSED { // RFC 9293, 3.5.2: no RST answers a RST
 		t.ways.forget(backend)
-	}
-	sh, slot := p.place(p.other)
-	if !p.other.has(rstSeen) { // RFC 9293, 3.5.2: no RST answers a RST
 		p.say(p.other, p.other.giveUp(), now)
 	}
+	sh, slot := p.place(p.other)
 	c := p.client
 	c.own(c.owner(), c.retries()+1)
 	c.newer = 0 // no mate: whoever comes meanwhile is ignored

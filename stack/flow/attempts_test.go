@@ -1,6 +1,8 @@
 package flow_test
 
 import (
+	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,5 +31,45 @@ func TestOnlyASilentBackendIsTold(t *testing.T) {
 	k.client.hear("a RST: no attempt is left", lab.RST|lab.ACK)
 	if e := k.end(); e.Client.Rule != tcpinfo.ConnectTimeout {
 		t.Errorf("it ended by %q, want %q", e.Client.Rule, tcpinfo.ConnectTimeout)
+	}
+}
+
+// RFC 9293, 3.9.2.2: an ICMP error that says that there is nobody ends an attempt
+// at once, as it ends a dial of the stack's; one that says that the way is
+// lost does not, nor one about a SYN that was never sent.
+func TestAnUnreachablePortEndsADirectAttempt(t *testing.T) {
+	t.Parallel()
+	router := netip.MustParseAddr("10.0.0.254")
+	second := netip.AddrPortFrom(ductBackend.Addr(), 8081)
+	for _, code := range []byte{2, 3, 9, 10, 13} {
+		k := stillTalk(t, tcpinfo.Direct, func(k *talk) {
+			k.choices = []netip.AddrPort{ductBackend, second}
+			k.settings.ConnectRetries = 1
+		})
+		k.way(second)
+		syn := k.opens()
+		about := lab.Craft{SrcMAC: farMAC, DstMAC: k.backend.mac, Src: syn.Src, Dst: syn.Dst, Flags: lab.SYN, Seq: syn.Seq}
+		foreign := about
+		foreign.Seq += 5
+		k.backend.card.Inbound(asFrame(foreign.Unreachable(router, code, 0)))
+		for _, soft := range []byte{0, 1, 5, 11, 12} {
+			k.backend.card.Inbound(asFrame(about.Unreachable(router, soft, 0)))
+		}
+		if len(k.tried) > 0 {
+			t.Fatalf("soft errors, or one about nothing, have ended an attempt: %v", k.tried)
+		}
+		k.backend.from = second
+		k.backend.card.Inbound(asFrame(about.Unreachable(router, code, 0)))
+		if len(k.tried) != 1 || k.tried[0] != syscall.ECONNREFUSED {
+			t.Errorf("code %d: the attempts that have ended are %v, want one refused", code, k.tried)
+		}
+		next := k.backend.hear("the next backend's SYN", lab.SYN)
+		k.backend.to, k.backend.irs = next.Src, next.Seq
+		k.backend.say(lab.SYN|lab.ACK, 0, 1, "")
+		k.client.irs = k.client.hear("a SYN-ACK", lab.SYN|lab.ACK).Seq
+		k.client.say(lab.ACK, 1, 1, "")
+		k.backend.hearAt("an ACK", lab.ACK, 1, 1)
+		k.backend.card.Inbound(asFrame(lab.Craft{SrcMAC: farMAC, DstMAC: k.backend.mac, Src: next.Src, Dst: second, Flags: lab.ACK, Seq: next.Seq + 1}.Unreachable(router, code, 0)))
+		k.exchange(1, 1)
 	}
 }

@@ -278,7 +278,6 @@ func (p *pairing) answered(fr *frame.Frame, l frame.Layout, s *segment, now inst
 		}
 		return frame.Consume
 	case s.flags&rst != 0:
-		f.flags |= rstSeen
 		p.failed(syscall.ECONNREFUSED, now)
 		return frame.Consume
 	case s.flags&syn == 0:

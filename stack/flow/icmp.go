@@ -2,6 +2,7 @@ package flow
 
 import (
 	"encoding/binary"
+	"syscall"
 
 	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/netif/frame"
@@ -46,15 +47,51 @@ func (t *Table) inboundICMP(p []byte, l frame.Layout) frame.Verdict {
 		// way yet (RFC 9293, 3.9.2.2: "MUST NOT abort").
 		kept = kept || !f.state.synchronized() && (what == softNetwork || what == softHost)
 	}
+	dialling := good && f.has(carried) && f.state == SynSent
 	sh.mu.Unlock()
 	if !good || tooSmall {
 		t.Count.ICMP.Add(1)
 		return frame.Drop
 	}
+	if dialling && refuses(icmp, l.Version) {
+		t.unreachable(&s.key)
+	}
 	if kept {
 		return frame.Consume
 	}
 	return frame.Pass
+}
+
+// refuses reports whether an ICMP error says that there is nobody to connect to, or
+// that it is forbidden. The stack ends what it dials by the same ones.
+func refuses(p []byte, version uint8) bool {
+	if version == 6 {
+		const unreachable, forbidden, port, policy, reject = 1, 1, 4, 5, 6
+		return p[0] == unreachable && (p[1] == forbidden || p[1] == port || p[1] == policy || p[1] == reject)
+	}
+	const unreachable, protocol, port, netForbidden, hostForbidden, forbidden = 3, 2, 3, 9, 10, 13
+	if p[0] != unreachable {
+		return false
+	}
+	switch p[1] {
+	case protocol, port, netForbidden, hostForbidden, forbidden:
+		return true
+	}
+	return false
+}
+
+// unreachable gives up a backend of a direct connection that is not there (RFC
+// 9293, 3.9.2.2: "TCP implementations SHOULD abort the connection").
+func (t *Table) unreachable(k *key) {
+	p, ok := t.lockPair(k)
+	if !ok {
+		return
+	}
+	if p.f.state == SynSent {
+		p.failed(syscall.ECONNREFUSED, t.now())
+	}
+	p.unlock()
+	p.speak()
 }
 
 // narrow makes the segments of a carried leg fit what a router can pass on (RFC
