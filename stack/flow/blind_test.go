@@ -103,3 +103,15 @@ func TestWhatComesBehindAFINOfACarriedOneIsRefused(t *testing.T) {
 		k.states("CLOSE-WAIT", "FIN-WAIT-2")
 	})
 }
+
+// A challenge offers no more than was offered before: the window of a SYN is not
+// scaled, and that of a challenge is (RFC 7323, 2.2).
+func TestAChallengeOffersNoMoreThanWasOffered(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.client.say(lab.SYN, 500, 0, "")
+		if s := k.client.hearAt("a challenge", lab.ACK, 1, 1); int(s.Win)<<7 > 50_000 || int(s.Win)<<7 < 30_000 {
+			k.Errorf("it offers %d bytes, want what the SYN-ACK did, 40,000 or 50,000", int(s.Win)<<7)
+		}
+	})
+}

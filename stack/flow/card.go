@@ -351,7 +351,7 @@ func (f *Flow) overEdge(s *segment) bool {
 	if f.rcvScale <= 0 || !s.is(ack|syn|rst|fin, ack) || s.length() > 0 {
 		return false
 	}
-	edge := f.rcvNxt + uint32(f.window)<<uint(f.rcvScale)
+	edge := f.rcvNxt + f.offered()
 	return after(s.seq, edge) && before(s.seq, edge+1<<uint(f.rcvScale))
 }
 
@@ -407,11 +407,7 @@ func (f *Flow) receivedLate(s *segment, now instant) {
 // may be on its way to gVisor: rcvNxt is what was acknowledged, not all that
 // has come.
 func (f *Flow) acceptable(s *segment) bool {
-	wnd := uint32(f.window)
-	if f.rcvScale > 0 {
-		wnd <<= uint(f.rcvScale)
-	}
-	return !after(s.seq, f.rcvNxt+max(wnd, 1<<16)) && !before(s.end(), f.rcvNxt-1)
+	return !after(s.seq, f.rcvNxt+max(f.offered(), 1<<16)) && !before(s.end(), f.rcvNxt-1)
 }
 
 // Outbound implements frame.Filter.

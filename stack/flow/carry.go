@@ -177,9 +177,6 @@ func (f *Flow) stale(s *segment) bool {
 	return before(s.end(), f.rcvNxt-1) || s.flags&fin != 0 && !f.has(peerFinSeen) && !after(s.end(), f.rcvNxt)
 }
 
-// offered is the window that we have told the peer last, in bytes.
-func (f *Flow) offered() uint32 { return uint32(f.window) << uint(max(f.rcvScale, 0)) }
-
 // expected is the number behind all that the peer of f has sent, as far as it was
 // passed on.
 func (f *Flow) expected(m *Flow) uint32 { return f.irs + (m.sndNxt - m.iss) }

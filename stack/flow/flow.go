@@ -185,8 +185,16 @@ func (f *Flow) sentSYN(s *segment, now instant) {
 	}
 	f.rcvNxt, f.irs = s.ack, s.ack-1 // which of several SYNs gVisor has taken
 	f.agree(s.ts, s.sack)
+	f.scaleWindow()
 	f.enter(SynReceived, now)
 }
+
+// scaleWindow makes the window of our SYN, which is not scaled, one of the segments
+// that follow (RFC 7323, 2.2): in a challenge it would be up to 16,384 times as much.
+func (f *Flow) scaleWindow() { f.window >>= uint(max(f.rcvScale, 0)) }
+
+// offered is the window that we have told the peer last, in bytes.
+func (f *Flow) offered() uint32 { return uint32(f.window) << uint(max(f.rcvScale, 0)) }
 
 // agree settles the options that both SYNs must offer.
 func (f *Flow) agree(ts, sack bool) {
@@ -261,6 +269,7 @@ func (f *Flow) receivedSYN(s *segment, now instant) {
 	case f.state == SynSent && s.flags&ack != 0:
 		f.sndUna = s.ack
 		f.agree(f.tsLastAt != 0 || f.tsLast != 0, true)
+		f.scaleWindow()
 		f.enter(Established, now)
 	case f.state == Closed:
 		f.enter(SynReceived, now)

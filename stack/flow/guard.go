@@ -93,7 +93,7 @@ func (t *Table) early(f *Flow, s *segment, now instant) (a answer, r ruling) {
 			return a, allowed
 		}
 		// RFC 5961, 3.2: inside of the window a challenge, outside nothing.
-		if inside := after(s.seq, f.irs) && before(s.seq, f.irs+1+uint32(f.window)); !inside {
+		if inside := after(s.seq, f.irs) && before(s.seq, f.irs+1+f.offered()); !inside {
 			return a, ignored
 		}
 	case s.flags&syn != 0:
@@ -103,7 +103,7 @@ func (t *Table) early(f *Flow, s *segment, now instant) (a answer, r ruling) {
 			return a, allowed
 		}
 		t.Count.LateSYN.Add(1)
-	case !before(s.seq, f.irs+1) && before(s.seq, f.irs+1+max(uint32(f.window), 1)):
+	case !before(s.seq, f.irs+1) && before(s.seq, f.irs+1+max(f.offered(), 1)):
 		return a, allowed
 	}
 	if !f.mayChallenge(now) {
