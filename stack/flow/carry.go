@@ -108,6 +108,7 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 	probed := f.repeats > 0 && !f.underWay()
 	if probed && s.length() == 0 && s.seq == f.rcvNxt && s.ack == f.sndUna {
 		f.heard(now) // the answer to a keepalive probe of ours is ours
+		f.stamped(s, now)
 		p.reached(fr)
 		f.repeats = 0
 		p.rearm(f, now)

@@ -15,7 +15,7 @@ import (
 //	backend's SYN-ACK -> translated for the client; from here on as any carried one
 //	backend's RST, or silence -> the next backend, while the client waits (attempts.go)
 //
-// The initial sequence numbers are ours on both legs (RFC 6528), and so is the
+// The initial sequence numbers are ours on both legs (RFC 6528), and the
 // clock of the timestamps that a peer sees, because a peer knows us by our
 // address and port: a port that comes round again must go on above where it was.
 
@@ -224,8 +224,11 @@ func (p *pairing) handshake(fr *frame.Frame, l frame.Layout, s *segment, now ins
 		p.conclude(now)
 		return a, frame.Consume, true
 	case s.is(syn|ack, syn):
+		if s.ts && after(s.tsVal, f.tsRecent) {
+			f.tsRecent = s.tsVal
+		}
 		p.fr = fr
-		p.sayAgain(now)
+		p.sayAgain()
 		if p.sent {
 			return a, frame.Forward, true
 		}
@@ -247,14 +250,14 @@ func (p *pairing) handshake(fr *frame.Frame, l frame.Layout, s *segment, now ins
 }
 
 // sayAgain repeats our SYN, because the client has repeated its own.
-func (p *pairing) sayAgain(now instant) {
+func (p *pairing) sayAgain() {
 	f, m := p.client, p.other
 	s := segment{flags: syn, seq: m.iss, window: f.offeredFirst(), mss: m.rcvMSS, scale: m.rcvScale, sack: f.has(peerSACK)}
 	if m.state.synchronized() {
 		s.scale = f.sndScale
 	}
 	if f.has(peerTS) {
-		s.ts, s.tsVal = true, p.t.stamp(&m.key, now)
+		s.ts, s.tsVal = true, f.tsRecent+f.tsDelta() // of the client's clock, as all that follow
 	}
 	if m.synRetrans < 255 {
 		m.synRetrans++
@@ -274,7 +277,7 @@ func (p *pairing) answered(fr *frame.Frame, l frame.Layout, s *segment, now inst
 		if s.flags&rst == 0 && f.mayChallenge(now) {
 			p.t.Count.BadACK.Add(1)
 			p.says = append(p.says, f.word(answer{rst: true, seq: s.ack}))
-			p.sayAgain(now)
+			p.sayAgain()
 		}
 		return frame.Consume
 	case s.flags&rst != 0:

@@ -286,11 +286,7 @@ func (f *Flow) received(s *segment, now instant) {
 		}
 		f.enter(Established, now)
 	}
-	if f.has(timestamps) && s.ts && !before(s.tsVal, f.tsRecent) && !after(s.seq, f.rcvNxt) {
-		// RFC 7323, 4.3 (2): only what lies at or before the last
-		// acknowledgement may set it.
-		f.tsRecent, f.tsRecentAt = s.tsVal, now.ms
-	}
+	f.stamped(s, now)
 	if f.has(carried) {
 		f.heard(now)
 	}
@@ -306,6 +302,14 @@ func (f *Flow) received(s *segment, now instant) {
 	}
 	if s.flags&ack != 0 {
 		f.receivedACK(s, now)
+	}
+}
+
+// stamped notes the peer's timestamp (RFC 7323, 4.3 (2)): only what lies at or
+// before the last acknowledgement may set it.
+func (f *Flow) stamped(s *segment, now instant) {
+	if f.has(timestamps) && s.ts && !before(s.tsVal, f.tsRecent) && !after(s.seq, f.rcvNxt) {
+		f.tsRecent, f.tsRecentAt = s.tsVal, now.ms
 	}
 }
 

@@ -264,8 +264,8 @@ func (k *talk) hears(f []byte) {
 	}
 	for _, e := range []*end{k.client, k.backend} {
 		if s.Dst == e.from {
-			if e.ts && len(s.Options) >= 12 {
-				e.ecr = binary.BigEndian.Uint32(s.Options[len(s.Options)-8:])
+			if val, _ := stamp(s); val != 0 {
+				e.ecr = val
 			}
 			e.heard = append(e.heard, s)
 			return
