@@ -151,3 +151,25 @@ func TestAClosedWindowOfACarriedConnectionHasItsBound(t *testing.T) {
 		}
 	}
 }
+
+// What looks like the answer to a probe of ours, but tells another window, is the
+// other peer's affair.
+func TestAWindowThatOpensWhileWeProbePasses(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		b := k.backend
+		b.win = 0
+		b.say(lab.ACK, 6, 6, "")
+		k.client.hearAt("a closed window", lab.ACK, 6, 6)
+		k.waits(61*time.Second, 6, 6, k.client)
+		b.hearAt("a probe", lab.ACK, 5, 6)
+		b.win = 300
+		b.say(lab.ACK, 6, 6, "")
+		if s := k.client.hearAt("the open window", lab.ACK, 6, 6); s.Win != 300 {
+			k.Errorf("the window is %d, want 300", s.Win)
+		}
+		b.say(lab.ACK, 6, 6, "")
+		k.client.heard = nil
+	})
+}

@@ -106,7 +106,7 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 		return p.alone(s, now)
 	}
 	probed := f.repeats > 0 && !f.underWay()
-	if probed && s.length() == 0 && s.seq == f.rcvNxt && s.ack == f.sndUna {
+	if probed && s.length() == 0 && s.seq == f.rcvNxt && s.ack == f.sndUna && f.scaled(s) == f.sndWnd {
 		f.heard(now) // the answer to a keepalive probe of ours is ours
 		f.stamped(s, now)
 		p.reached(fr)

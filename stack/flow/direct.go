@@ -15,8 +15,8 @@ import (
 //	backend's SYN-ACK -> translated for the client; from here on as any carried one
 //	backend's RST, or silence -> the next backend, while the client waits (attempts.go)
 //
-// The initial sequence numbers are ours on both legs (RFC 6528), and the
-// clock of the timestamps that a peer sees, because a peer knows us by our
+// The initial sequence numbers are ours on both legs (RFC 6528), and so is where the
+// clock of the timestamps begins that a peer sees, because a peer knows us by our
 // address and port: a port that comes round again must go on above where it was.
 
 // directHalfOpenMost bounds direct handshakes under way. Beyond it SYNs go to the

@@ -349,15 +349,15 @@ func (f *Flow) offersNew(s *segment) bool {
 	return !before(s.ack, f.sndUna) && (before(f.wl1, s.seq) || f.wl1 == s.seq && !after(f.wl2, s.ack))
 }
 
+// scaled is the window of a segment of the peer's that is no SYN, in bytes.
+func (f *Flow) scaled(s *segment) uint32 { return uint32(s.window) << uint(max(f.sndScale, 0)) }
+
 // offer notes the peer's window.
 func (f *Flow) offer(s *segment, now instant) {
 	if !f.has(carried) {
 		f.wl1, f.wl2, f.peerWindow = s.seq, s.ack, s.window
 	}
-	wnd := uint32(s.window)
-	if f.sndScale > 0 {
-		wnd <<= uint(f.sndScale)
-	}
+	wnd := f.scaled(s)
 	closed := wnd == 0
 	if !closed {
 		f.flags &^= zeroWindow
