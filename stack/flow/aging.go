@@ -43,9 +43,11 @@ func (t *Table) carriedDeadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool
 		if o := t.ownerOf(f.owner()); o != nil {
 			s.after(uint32(f.began/1e6), o.settings.ConnectTimeout, tcpinfo.ConnectTimeout)
 		}
-		s.after(uint32(f.began/1e6), handshakeMost, tcpinfo.ConnectTimeout)
+		s.after(uint32(f.began/1e6), handshake(t.policy(f.policy).Retransmit.SynRetries), tcpinfo.ConnectTimeout)
 	case f.state == SynReceived:
-		s.after(uint32(f.began/1e6)+f.entered[SynReceived]-1, handshake(t.policy(f.policy).Retransmit.SynRetries), tcpinfo.SynRetries)
+		if f.answered() { // else it waits for a backend, by no fault of its own
+			s.after(f.synAckAt(), handshake(t.policy(f.policy).Retransmit.SynRetries), tcpinfo.SynRetries)
+		}
 	default:
 		t.bounds(&s, f)
 		if f.has(shut|turning) && f.isClientLeg() {

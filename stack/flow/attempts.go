@@ -134,8 +134,11 @@ func (t *Table) attempt(client *key, o *owned, backend netip.AddrPort, why tcpin
 		return
 	}
 	p := t.lockBoth(client, &k)
-	if !p.f.waits() || p.m != nil {
+	if waits := p.f.waits(); !waits || p.m != nil {
 		p.unlock()
+		if waits {
+			t.pause(client, 1) // somebody was quicker to take the port
+		}
 		return
 	}
 	p.dial(&k, w, now)

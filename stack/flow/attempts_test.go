@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
+
 	"github.com/lastack/lastack/internal/lab"
 	"github.com/lastack/lastack/internal/tcpinfo"
 )
@@ -71,5 +73,49 @@ func TestAnUnreachablePortEndsADirectAttempt(t *testing.T) {
 		k.backend.hearAt("an ACK", lab.ACK, 1, 1)
 		k.backend.card.Inbound(asFrame(lab.Craft{SrcMAC: farMAC, DstMAC: k.backend.mac, Src: next.Src, Dst: second, Flags: lab.ACK, Seq: next.Seq + 1}.Unreachable(router, code, 0)))
 		k.exchange(1, 1)
+	}
+}
+
+// `syn_retries` bounds an attempt and how often our SYN is repeated in it; the
+// client, which waits for a backend, is not to blame for how long that takes.
+func TestSYNRetriesBoundADirectAttempt(t *testing.T) {
+	t.Parallel()
+	k := stillTalk(t, tcpinfo.Direct, func(k *talk) {
+		k.policy.Retransmit.SynRetries = 1
+		k.settings.ConnectTimeout, k.settings.ConnectRetries = time.Minute, 9
+	})
+	var syns []time.Duration
+	at := func() time.Duration {
+		return k.clock.NowMonotonic().Sub(tcpip.MonotonicTime{}).Round(100 * time.Millisecond)
+	}
+	begin := at()
+	k.client.say(lab.SYN, 0, 0, "")
+	for range 120 {
+		k.clock.Advance(100 * time.Millisecond)
+		for len(k.backend.heard) > 0 {
+			s, _ := k.backend.next()
+			if s.Flags == lab.SYN {
+				syns = append(syns, at()-begin)
+				k.backend.to, k.backend.irs = s.Src, s.Seq
+			}
+		}
+		if (at()-begin)%(500*time.Millisecond) == 0 {
+			k.client.say(lab.SYN, 0, 0, "")
+		}
+		k.way(ductBackend) // one that is silent is forgotten
+	}
+	// Two for each attempt of three seconds.
+	if len(syns) < 8 || len(syns) > 10 {
+		t.Errorf("in twelve seconds there were SYNs at %v, want two for each of four attempts", syns)
+	}
+	k.client.silence("while it waits")
+	k.backend.say(lab.SYN|lab.ACK, 0, 1, "")
+	k.client.irs = k.client.hear("a SYN-ACK", lab.SYN|lab.ACK).Seq
+	k.clock.Advance(2500 * time.Millisecond) // now its time begins
+	k.client.silence("before its bound")
+	k.clock.Advance(time.Second)
+	k.client.hear("RST", lab.RST|lab.ACK)
+	if e := k.end(); e.Client.Rule != tcpinfo.SynRetries {
+		t.Errorf("it has ended by %q, want %q", e.Client.Rule, tcpinfo.SynRetries)
 	}
 }

@@ -21,6 +21,7 @@ import (
 //	peerWindow    how often the acknowledged bytes have come round 2^32
 //	tsRecentAt    when the peer was last heard
 //	repeats       while nothing is under way: keepalive probes without an answer
+//	finAt         in SYN-RECEIVED: when the client was first sent the SYN-ACK
 func (f *Flow) mate() (shard uint8, slot uint32) { return uint8(f.older), f.newer - 1 }
 
 // paired reports whether a flow is a leg that has a mate. There may be no flow.
@@ -36,6 +37,8 @@ func (f *Flow) owner() uint16         { return uint16(f.wl2) }
 func (f *Flow) retries() uint8        { return uint8(f.wl2 >> 16) }
 func (f *Flow) heard(now instant)     { f.tsRecentAt = now.ms }
 func (f *Flow) lastHeard() uint32     { return f.tsRecentAt }
+func (f *Flow) synAckAt() uint32      { return f.finAt }
+func (f *Flow) answered() bool        { return f.sndNxt != f.iss }
 func (f *Flow) underWay() bool        { return f.sndUna != f.sndNxt }
 func (f *Flow) isClientLeg() bool     { return f.flags&(carried|dialled) == carried }
 func (f *Flow) own(o uint16, r uint8) { f.wl2 = uint32(o) | uint32(r)<<16 }

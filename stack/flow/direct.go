@@ -249,9 +249,13 @@ func (p *pairing) handshake(fr *frame.Frame, l frame.Layout, s *segment, now ins
 	return a, v, false
 }
 
-// sayAgain repeats our SYN, because the client has repeated its own.
+// sayAgain repeats our SYN, because the client has repeated its own: as often as the
+// policy allows until it is answered.
 func (p *pairing) sayAgain() {
 	f, m := p.client, p.other
+	if most := p.t.policy(m.policy).Retransmit.SynRetries; most > 0 && m.state == SynSent && int(m.synRetrans) >= most {
+		return
+	}
 	s := segment{flags: syn, seq: m.iss, window: f.offeredFirst(), mss: m.rcvMSS, scale: m.rcvScale, sack: f.has(peerSACK)}
 	if m.state.synchronized() {
 		s.scale = f.sndScale

@@ -177,6 +177,9 @@ func (f *Flow) sentSYN(s *segment, now instant) {
 	if sent && s.seq == f.iss && f.synRetrans < 255 {
 		f.synRetrans++
 	}
+	if f.has(carried) && !f.answered() {
+		f.finAt = now.ms
+	}
 	f.iss, f.sndUna, f.sndNxt = s.seq, s.seq, s.end()
 	f.rcvMSS, f.rcvScale = s.mss, s.scale
 	if s.flags&ack == 0 {
