@@ -2,6 +2,7 @@ package flow_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/lastack/lastack/internal/lab"
 	"github.com/lastack/lastack/internal/tcpinfo"
@@ -113,5 +114,33 @@ func TestAChallengeOffersNoMoreThanWasOffered(t *testing.T) {
 		if s := k.client.hearAt("a challenge", lab.ACK, 1, 1); int(s.Win)<<7 > 50_000 || int(s.Win)<<7 < 30_000 {
 			k.Errorf("it offers %d bytes, want what the SYN-ACK did, 40,000 or 50,000", int(s.Win)<<7)
 		}
+	})
+}
+
+// RFC 5961, 7: each leg answers ten times a second at most, for itself (no count is
+// shared), and the other peer hears nothing of it.
+func TestChallengesOfACarriedConnectionAreLimited(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		k.each(func(p, o *end) {
+			for range 300 {
+				p.say(lab.RST, 500, 0, "")
+				p.say(lab.SYN, 500, 0, "")
+				p.say(lab.ACK, 6, 1<<20, "evil")
+			}
+			if n := len(p.heard); n != 10 {
+				k.Errorf("900 segments get %d answers, want ten", n)
+			}
+			p.heard = nil
+			o.silence("in a flood at the other side")
+			k.clock.Advance(time.Second)
+			p.say(lab.SYN, 500, 0, "")
+			p.hearAt("a challenge", lab.ACK, 6, 6)
+		})
+		if n := k.table.Count.LateSYN.Load(); n != 602 {
+			k.Errorf("%d SYNs are counted, want 602", n)
+		}
+		k.exchange(6, 6)
 	})
 }

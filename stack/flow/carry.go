@@ -199,6 +199,7 @@ func (p *pairing) interrupt(fr *frame.Frame, l frame.Layout, s *segment, now ins
 	f, m := p.f, p.m
 	switch {
 	case s.flags&syn != 0 && s.flags&rst == 0:
+		p.t.Count.LateSYN.Add(1)
 		return p.challenge(true, now)
 	case f.over(): // it waits for its mate, which is not over
 		p.t.Count.TimeWaitRST.Add(1) // RFC 1337, 3: fix F1

@@ -1,6 +1,7 @@
 package flow_test
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -402,4 +403,41 @@ func TestUrgentDataPass(t *testing.T) {
 			k.Errorf("the urgent pointer is %d, want 3", int(p[0])<<8|int(p[1]))
 		}
 	})
+}
+
+// `time_wait.max` holds for legs too: the oldest one goes.
+func TestTheCapOfTimeWaitCountsCarriedLegs(t *testing.T) {
+	t.Parallel()
+	k := newTalk(t, tcpinfo.Direct, false, func(k *talk) { k.policy.TimeWait.Max = 2 })
+	for n := range 4 {
+		k.ended = nil
+		if n > 0 {
+			k.client.from = netip.AddrPortFrom(talkClient.Addr(), talkClient.Port()+uint16(n))
+			k.opened()
+		}
+		k.exchange(1, 1)
+		k.closes(6, 6)
+		if got := k.table.Held(); got != min(n+1, 2) {
+			t.Errorf("after %d connections %d are in TIME-WAIT, want two at most", n+1, got)
+		}
+		k.clock.Advance(time.Second)
+	}
+	k.backend.say(lab.FIN|lab.ACK, 6, 7, "")
+	k.backend.hearAt("the ACK of the youngest", lab.ACK, 7, 7)
+}
+
+// `conns` lists what both SYNs have agreed on, for each leg.
+func TestTheOptionsOfACarriedConnectionAreListed(t *testing.T) {
+	t.Parallel()
+	for name, stamped := range map[string]bool{"plain": false, "stamped": true} {
+		t.Run(name, func(t *testing.T) {
+			for _, by := range []tcpinfo.Carrier{tcpinfo.Direct, tcpinfo.Splice} {
+				k := newTalk(t, by, stamped, nil)
+				want := tcpinfo.Options{Seen: true, SndMSS: 1460, RcvMSS: 1460, SndScale: 7, RcvScale: 7, Timestamps: stamped}
+				if c := k.live(); c.Client.Life.Options != want || c.Backend.Life.Options != want {
+					t.Errorf("%s: agreed on are %+v and %+v, want %+v", by, c.Client.Life.Options, c.Backend.Life.Options, want)
+				}
+			}
+		})
+	}
 }
