@@ -235,7 +235,7 @@ func (p *pairing) handshake(fr *frame.Frame, l frame.Layout, s *segment, now ins
 		return a, frame.Consume, true
 	case s.is(syn|ack, syn|ack), s.flags&ack == 0:
 		return a, frame.Drop, true
-	case s.ack != f.iss+1:
+	case !f.acknowledges(s):
 		// RFC 9293, 3.10.7.4, fifth check: "If the segment acknowledgment is not
 		// acceptable, form a reset segment, <SEQ=SEG.ACK><CTL=RST>".
 		if !f.mayChallenge(now) {

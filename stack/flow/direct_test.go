@@ -110,3 +110,28 @@ func TestABackendThatRemembersAnOldConnectionForgetsIt(t *testing.T) {
 	k.backend.hearAt("the ACK", lab.ACK, 1, 1)
 	k.exchange(1, 1)
 }
+
+// A SYN-ACK may have data (RFC 9293, 3.10.7.3, fourth check): they pass, and the ACK
+// that ends the handshake may be of them or not.
+func TestASYNACKWithDataPasses(t *testing.T) {
+	t.Parallel()
+	for _, taken := range []uint32{0, 3} {
+		k := stillTalk(t, tcpinfo.Direct, nil)
+		k.opens()
+		k.backend.say(lab.SYN|lab.ACK, 0, 1, "220")
+		s := k.client.hear("a SYN-ACK", lab.SYN|lab.ACK)
+		if k.client.irs = s.Seq; string(s.Payload) != "220" {
+			t.Errorf("it has %q, want 220", s.Payload)
+		}
+		k.client.say(lab.ACK, 1, 1+taken, "")
+		k.backend.hearAt("an ACK", lab.ACK, 1, 1+taken)
+		k.states("ESTABLISHED", "ESTABLISHED")
+		if taken == 0 {
+			k.backend.say(lab.ACK, 1, 1, "220")
+			k.client.hearAt("data", lab.ACK, 1, 1)
+			k.client.say(lab.ACK, 1, 4, "")
+			k.backend.hearAt("an ACK", lab.ACK, 1, 4)
+		}
+		k.exchange(1, 4)
+	}
+}

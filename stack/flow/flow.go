@@ -279,12 +279,15 @@ func (f *Flow) receivedSYN(s *segment, now instant) {
 	}
 }
 
+// acknowledges reports whether an ACK ends our handshake (RFC 9293, 3.10.7.4, fifth
+// check): SND.UNA < SEG.ACK =< SND.NXT. A SYN-ACK may have had data, and gVisor goes
+// by any segment.
+func (f *Flow) acknowledges(s *segment) bool { return after(s.ack, f.iss) && !after(s.ack, f.sndNxt) }
+
 // received notes a segment of the peer's that the guard let pass.
 func (f *Flow) received(s *segment, now instant) {
 	if f.state == SynReceived {
-		// RFC 9293, 3.10.7.4, fifth check: "If SND.UNA < SEG.ACK =< SND.NXT". What was
-		// sent before it may be lost, and gVisor's first bytes acknowledged.
-		if s.flags&ack == 0 || !after(s.ack, f.iss) || after(s.ack, f.sndNxt) {
+		if s.flags&ack == 0 || !f.acknowledges(s) { // what was sent before it may be lost
 			return
 		}
 		f.enter(Established, now)
