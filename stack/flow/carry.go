@@ -102,6 +102,9 @@ func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant)
 		return p.challenge(refused == answered, now)
 	}
 	if f.has(parted) {
+		if f.stale(s) {
+			return p.challenge(true, now)
+		}
 		p.reached(fr)
 		return p.alone(s, now)
 	}

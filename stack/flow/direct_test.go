@@ -135,3 +135,34 @@ func TestASYNACKWithDataPasses(t *testing.T) {
 		k.exchange(1, 4)
 	}
 }
+
+// What is lost of a handshake comes again: the client's SYN becomes ours again, a
+// backend's SYN-ACK passes until the client has acknowledged it, and is acknowledged
+// by us if that ACK was lost behind us.
+func TestALostSegmentOfADirectHandshakeComesAgain(t *testing.T) {
+	t.Parallel()
+	k := stillTalk(t, tcpinfo.Direct, nil)
+	first := k.opens()
+	if again := k.opens(); again.Seq != first.Seq || again.Src != first.Src {
+		t.Errorf("the SYN comes again as %v, it was %v", again, first)
+	}
+	for range 2 {
+		k.backend.say(lab.SYN|lab.ACK, 0, 1, "")
+		s := k.client.hear("a SYN-ACK", lab.SYN|lab.ACK)
+		if k.client.irs != 0 && s.Seq != k.client.irs {
+			t.Errorf("the SYN-ACK comes again with number %d, it had %d", s.Seq, k.client.irs)
+		}
+		k.client.irs = s.Seq
+	}
+	k.opens() // the client has missed both
+	k.backend.say(lab.SYN|lab.ACK, 0, 1, "")
+	k.client.hear("a SYN-ACK", lab.SYN|lab.ACK)
+	k.client.say(lab.ACK, 1, 1, "")
+	k.backend.hearAt("an ACK", lab.ACK, 1, 1)
+	k.backend.say(lab.SYN|lab.ACK, 0, 1, "")
+	k.backend.hearAt("the ACK again", lab.ACK, 1, 1)
+	if l := k.live(); l.Backend.Life.SynRetrans != 2 {
+		t.Errorf("%d SYNs were sent again, want 2", l.Backend.Life.SynRetrans)
+	}
+	k.exchange(1, 1)
+}

@@ -70,3 +70,29 @@ func TestAPartedPeerHasItsProbesAnswered(t *testing.T) {
 		k.backend.hearAt("RST: the grace is over", lab.RST|lab.ACK, 7, 6)
 	})
 }
+
+// Old segments mean as little to a peer that is answered alone.
+func TestAnOldFINDoesNotEndAPartedPeer(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		k.parts()
+		k.each(func(p, o *end) {
+			for _, seq := range []uint32{1, 5, ^uint32(0) - 1000} {
+				p.say(lab.FIN|lab.ACK, seq, 7, "")
+				p.hearAt("an ACK", lab.ACK, 7, 6)
+			}
+			o.silence("after old FINs of the other")
+		})
+		k.states("FIN-WAIT-1", "FIN-WAIT-1")
+		k.client.say(lab.FIN|lab.ACK, 6, 7, "")
+		k.client.hearAt("its FIN's ACK", lab.ACK, 7, 7)
+		k.backend.say(lab.ACK|lab.PSH, 6, 7, "what nobody reads")
+		k.backend.hearAt("an ACK", lab.ACK, 7, 23)
+		k.backend.say(lab.FIN|lab.ACK, 23, 7, "")
+		k.backend.hearAt("its FIN's ACK", lab.ACK, 7, 24)
+		if e := k.end(); e.Client.Reset || e.Backend.Reset {
+			k.Errorf("it has ended as %s, client reset %v, backend reset %v, want two FINs", reason(e), e.Client.Reset, e.Backend.Reset)
+		}
+	})
+}
