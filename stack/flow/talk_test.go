@@ -30,6 +30,7 @@ type talk struct {
 	settings        flow.CarrierSettings
 	choices         []netip.AddrPort // none is ductBackend, each time
 	tried           []error
+	cut             int // bytes of data in each segment that the last one forwarded is cut to; 0: it is not
 	ended           []*tcpinfo.Carried
 }
 
@@ -248,7 +249,12 @@ func (e *end) by(card *flow.Card, c lab.Craft) frame.Verdict {
 	v := card.Inbound(f)
 	switch v {
 	case frame.Forward:
-		e.hears(append(append([]byte(nil), f.Head...), f.Body...))
+		all := append(append([]byte(nil), f.Head...), f.Body...)
+		if f.Meta.Flags&frame.NeedsCsum != 0 && !frame.Complete(&f.Meta, all[frame.EthernetSize:]) {
+			e.Fatalf("the checksum of what is forwarded can't be made: %+v", f.Meta)
+		}
+		e.cut = int(f.Meta.GSOSize)
+		e.hears(all)
 	case frame.Reply:
 		e.hears(append(append([]byte(nil), f.Eth...), f.Net...))
 	}
