@@ -63,7 +63,8 @@ func (t *Table) inboundICMP(p []byte, l frame.Layout) frame.Verdict {
 }
 
 // refuses reports whether an ICMP error says that there is nobody to connect to, or
-// that it is forbidden. The stack ends what it dials by the same ones.
+// that it is forbidden. In IPv4 the stack ends what it dials by the same ones, in
+// IPv6 by an unreachable port alone.
 func refuses(p []byte, version uint8) bool {
 	if version == 6 {
 		const unreachable, forbidden, port, policy, reject = 1, 1, 4, 5, 6
