@@ -167,11 +167,16 @@ func (p *pairing) repeatsAnswer(s *segment) bool {
 }
 
 // outside reports whether a segment lies where its peer could not have sent it, nor
-// repeated it: beyond the window, or further back than the largest one reached.
+// repeated it: beyond the window, or further back than the largest one reached. What
+// was under way when we closed the window ourselves is welcome.
 func (p *pairing) outside(s *segment) bool {
 	const least = 1 << 16
-	f := p.f
-	return after(s.seq, f.rcvNxt+max(f.offered(), least)) || before(s.seq, f.rcvNxt-max(p.m.maxSndWnd, least))
+	f, most := p.f, max(p.m.maxSndWnd, least)
+	ahead := max(f.offered(), least)
+	if f.has(shut) {
+		ahead = most
+	}
+	return after(s.seq, f.rcvNxt+ahead) || before(s.seq, f.rcvNxt-most)
 }
 
 // stale reports whether all of a segment was acknowledged before, so that neither

@@ -96,3 +96,31 @@ func TestAnOldFINDoesNotEndAPartedPeer(t *testing.T) {
 		}
 	})
 }
+
+// A connection that is to end in a quiet moment has its windows closed. What was
+// under way then still passes, however much of it there is.
+func TestWhatIsUnderWayWhenAConnectionIsToEndPasses(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		c, b := k.client, k.backend
+		c.say(lab.ACK|lab.PSH, 6, 6, "hello")
+		b.hear("data", lab.ACK)
+		how := tcpinfo.CarriedEnd{How: "fin", Why: tcpinfo.Drained, Patience: time.Minute, Grace: 20 * time.Second}
+		if !k.table.End(k.live().Ref, how) {
+			k.Fatal("nothing is there to end")
+		}
+		b.say(lab.ACK, 6, 6, "")
+		if s := c.hearAt("an ACK", lab.ACK, 6, 6); s.Win != 0 {
+			k.Errorf("the client is told of a window of %d, want none", s.Win)
+		}
+		for _, seq := range []uint32{200_011, 3_000_011} {
+			c.say(lab.ACK|lab.PSH, seq, 6, "hello")
+			b.hearAt("what was under way", lab.ACK, seq, 6)
+		}
+		c.silence("after what was under way")
+		b.say(lab.ACK, 6, 3_000_016, "")
+		c.hearAt("our FIN", lab.FIN|lab.ACK, 6, 3_000_016)
+		b.hearAt("our FIN", lab.FIN|lab.ACK, 3_000_016, 6)
+	})
+}
