@@ -144,3 +144,31 @@ func TestChallengesOfACarriedConnectionAreLimited(t *testing.T) {
 		k.exchange(6, 6)
 	})
 }
+
+// An ACK that was overtaken by a later one offers what has been taken back since: a
+// challenge does not.
+func TestAChallengeOffersWhatTheLatestACKDid(t *testing.T) {
+	t.Parallel()
+	bothWays(t, nil, func(k *talk) {
+		k.exchange(1, 1)
+		k.each(func(p, o *end) {
+			p.say(lab.ACK|lab.PSH, 6, 6, "0123456789")
+			o.hear("data", lab.ACK)
+			for _, late := range []struct {
+				ack uint32
+				win uint16
+			}{{16, 10}, {11, 400}} {
+				o.win = late.win
+				o.say(lab.ACK, 6, late.ack, "")
+				p.hearAt("an ACK", lab.ACK, 6, late.ack)
+			}
+			p.say(lab.SYN, 500, 0, "")
+			if s := p.hearAt("a challenge", lab.ACK, 6, 16); s.Win != 10 {
+				k.Errorf("it offers %d, want the 10 of the latest ACK", s.Win)
+			}
+			o.win = 50_000
+			p.iss, o.irs = p.iss+10, o.irs+10 // what follows counts from there
+		})
+		k.exchange(6, 6)
+	})
+}

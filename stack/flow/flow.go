@@ -130,7 +130,9 @@ func (f *Flow) sent(s *segment, now instant) {
 		f.enter(Closed, now)
 		return
 	}
-	f.window = s.window
+	if overtaken := f.has(carried) && s.is(syn|ack, ack) && before(s.ack, f.rcvNxt); !overtaken {
+		f.window = s.window
+	}
 	if s.flags&syn != 0 {
 		f.sentSYN(s, now)
 		return
