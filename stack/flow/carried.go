@@ -73,6 +73,7 @@ type pairing struct {
 	says          []word           // to be sent once the locks are free
 	fr            *frame.Frame     // a SYN may go in its place
 	sent          bool             // it has
+	again         bool             // it has ended, and the segment is a new one's
 	full          []int            // policies whose TIME-WAITs are too many then
 	tried         func()           // to be called then
 	ended         *tcpinfo.Carried // to be told then, to owner

@@ -10,7 +10,7 @@ import (
 //	inboundTCP -> onLeg -> carry -> examine (RST, SYN, guard) -> received on its leg
 //	           -> translated -> sent on the other leg -> advance (states, timers, the end)
 
-// onLeg handles a segment of a carried connection. If it is none, done is false,
+// onLeg handles a segment of a carried connection. If it is none, or none any more, done is false,
 // the shard of its key is locked, and f is the flow that it is of, if any.
 func (c *Card) onLeg(sh *shard, hash uint32, fr *frame.Frame, l frame.Layout, s *segment, now instant) (f *Flow, slot uint32, v frame.Verdict, done bool) {
 	for {
@@ -25,7 +25,9 @@ func (c *Card) onLeg(sh *shard, hash uint32, fr *frame.Frame, l frame.Layout, s 
 		}
 		if p, ok := c.t.lockMate(sh, f, slot); ok {
 			p.card = c.n
-			return nil, 0, c.t.carry(&p, fr, l, s, now), true
+			if v = c.t.carry(&p, fr, l, s, now); !p.again {
+				return nil, 0, v, true
+			}
 		}
 	}
 }
@@ -77,6 +79,13 @@ func (p *pairing) say(f *Flow, a answer, now instant) {
 // take decides on a segment.
 func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant) (a answer, v frame.Verdict) {
 	f, m := p.f, p.m
+	if f.over() && s.is(syn|ack|rst|fin, syn) && (f.state == Closed || p.t.mayReopen(f, s)) {
+		// The peer is through and has forgotten the connection; its mate, which was
+		// sent our FIN too, is not. The ports are the peer's (RFC 6191).
+		p.resetBoth(now)
+		p.again = true
+		return a, frame.Pass
+	}
 	if f.state == SynSent || f.state == SynReceived {
 		if a, v, done := p.handshake(fr, l, s, now); done {
 			return a, v

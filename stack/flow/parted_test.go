@@ -124,3 +124,48 @@ func TestWhatIsUnderWayWhenAConnectionIsToEndPasses(t *testing.T) {
 		b.hearAt("our FIN", lab.FIN|lab.ACK, 3_000_016, 6)
 	})
 }
+
+// The ports of a client that is through are its own again, though the backend has
+// not ended yet, as they are after a relayed connection; not if the policy says
+// never, and not for an old SYN.
+func TestAClientThatIsThroughComesAgainWithItsPorts(t *testing.T) {
+	t.Parallel()
+	for _, reuse := range []string{"newer-syn", "never"} {
+		for name, stamped := range map[string]bool{"plain": false, "stamped": true} {
+			t.Run(reuse+"/"+name, func(t *testing.T) {
+				k := newTalk(t, tcpinfo.Direct, stamped, func(k *talk) { k.policy.TimeWait.Reuse = reuse })
+				c, b := k.client, k.backend
+				k.exchange(1, 1)
+				k.parts()
+				c.say(lab.FIN|lab.ACK, 6, 7, "")
+				c.hearAt("its FIN's ACK", lab.ACK, 7, 7)
+				b.say(lab.ACK, 6, 7, "")
+				k.states("TIME-WAIT", "FIN-WAIT-2")
+				c.val -= 100
+				c.say(lab.SYN, ^uint32(100), 0, "")
+				c.hearAt("an ACK", lab.ACK, 7, 7)
+				c.val += 100
+				k.clock.Advance(time.Second)
+				c.iss, c.val = c.iss+1000, c.val+1000
+				if reuse == "never" {
+					c.say(lab.SYN, 0, 0, "")
+					c.hear("an ACK", lab.ACK)
+					b.silence("while the ports are not free")
+					return
+				}
+				c.say(lab.SYN, 0, 0, "")
+				b.hearAt("RST", lab.RST|lab.ACK, 7, 6)
+				syn := b.hear("a SYN", lab.SYN)
+				b.to, b.irs = syn.Src, syn.Seq
+				if e := k.end(); !e.Backend.Reset || e.Client.Reset || reason(e) != "first us by drained" {
+					t.Errorf("the first one has ended as %s, client reset %v, backend reset %v", reason(e), e.Client.Reset, e.Backend.Reset)
+				}
+				b.say(lab.SYN|lab.ACK, 0, 1, "")
+				c.irs = c.hear("a SYN-ACK", lab.SYN|lab.ACK).Seq
+				c.say(lab.ACK, 1, 1, "")
+				b.hearAt("an ACK", lab.ACK, 1, 1)
+				k.exchange(1, 1)
+			})
+		}
+	}
+}
