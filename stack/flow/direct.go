@@ -243,8 +243,8 @@ func (p *pairing) handshake(fr *frame.Frame, l frame.Layout, s *segment, now ins
 		}
 		p.t.Count.BadACK.Add(1)
 		return answer{rst: true, seq: s.ack}, frame.Reply, true
-	case !m.state.synchronized(), s.seq != f.irs+1:
-		return a, frame.Drop, true // it can't know our number yet, or something is missing before it
+	case !m.state.synchronized():
+		return a, frame.Drop, true // it can't know our number yet
 	}
 	return a, v, false
 }

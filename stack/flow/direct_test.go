@@ -166,3 +166,20 @@ func TestALostSegmentOfADirectHandshakeComesAgain(t *testing.T) {
 	}
 	k.exchange(1, 1)
 }
+
+// Of a client's ACK and first bytes nothing has come: what follows ends the handshake
+// as well (RFC 9293, 3.10.7.4, fifth check), and the backend's.
+func TestWhateverAcknowledgesASYNACKEndsADirectHandshake(t *testing.T) {
+	t.Parallel()
+	k := shaking(t)
+	k.client.say(lab.ACK|lab.PSH, 6, 1, "world")
+	k.backend.hearAt("the second part", lab.ACK, 6, 1)
+	k.states("ESTABLISHED", "ESTABLISHED")
+	k.backend.say(lab.ACK, 1, 1, "")
+	k.client.hearAt("an ACK", lab.ACK, 1, 1)
+	k.client.say(lab.ACK|lab.PSH, 1, 1, "hello")
+	k.backend.hearAt("the first part", lab.ACK, 1, 1)
+	k.backend.say(lab.ACK, 1, 11, "")
+	k.client.hearAt("an ACK of both", lab.ACK, 1, 11)
+	k.exchange(11, 1)
+}
