@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -130,9 +131,11 @@ func factory(t *testing.T, arch image.Arch) string {
 // rig is a machine with a disk of its own, and a backend behind it.
 type rig struct {
 	*vm.Machine
-	url string // of the machine's port 80
-	ssh string // address of its port 22
-	key ssh.Signer
+	config vm.Config
+	url    string // of the machine's port 80
+	ssh    string // address of its port 22
+	key    ssh.Signer
+	host   ssh.PublicKey // the box's, once it was seen
 }
 
 func boot(t *testing.T, arch image.Arch, change func(*vm.Config)) *rig {
@@ -152,19 +155,31 @@ func boot(t *testing.T, arch image.Arch, change func(*vm.Config)) *rig {
 	if change != nil {
 		change(&c)
 	}
-	m, err := vm.Start(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := &rig{config: c, url: fmt.Sprintf("http://127.0.0.1:%d", c.Forwards[0].Host), ssh: fmt.Sprintf("127.0.0.1:%d", c.Forwards[1].Host), key: key}
+	r.powerOn(t)
 	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
-			t.Error(err)
-		}
+		r.powerCut(t)
 		if t.Failed() {
-			t.Logf("the console:\n%s", m.Console())
+			t.Logf("the console:\n%s", r.Console())
 		}
 	})
-	return &rig{Machine: m, url: fmt.Sprintf("http://127.0.0.1:%d", c.Forwards[0].Host), ssh: fmt.Sprintf("127.0.0.1:%d", c.Forwards[1].Host), key: key}
+	return r
+}
+
+func (r *rig) powerOn(t *testing.T) {
+	t.Helper()
+	var err error
+	if r.Machine, err = vm.Start(r.config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// powerCut takes from the guest what it has not brought to its disk; what it has, QEMU has handed to the host.
+func (r *rig) powerCut(t *testing.T) {
+	t.Helper()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func newKey(t *testing.T) ssh.Signer {
@@ -180,18 +195,40 @@ func newKey(t *testing.T) ssh.Signer {
 	return key
 }
 
-// run is a command over SSH, as admin.
-func (r *rig) run(t *testing.T, command string) string {
+// login is one over SSH, as admin. The box's key must stay what it was at the first.
+func (r *rig) login(t *testing.T) *ssh.Client {
 	t.Helper()
-	c, err := ssh.Dial("tcp", r.ssh, &ssh.ClientConfig{User: "admin", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: patience})
+	known := func(_ string, _ net.Addr, key ssh.PublicKey) error {
+		if r.host == nil {
+			r.host = key
+		}
+		if !bytes.Equal(key.Marshal(), r.host.Marshal()) {
+			return errors.New("the box has another host key than before")
+		}
+		return nil
+	}
+	c, err := ssh.Dial("tcp", r.ssh, &ssh.ClientConfig{User: "admin", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.key)}, HostKeyCallback: known, Timeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	return c
+}
+
+func session(t *testing.T, c *ssh.Client) *ssh.Session {
+	t.Helper()
 	s, err := c.NewSession()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// run is a command over SSH.
+func (r *rig) run(t *testing.T, command string) string {
+	t.Helper()
+	c := r.login(t)
+	defer c.Close()
+	s := session(t, c)
 	defer s.Close()
 	out, err := s.CombinedOutput(command)
 	if err != nil {

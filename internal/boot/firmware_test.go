@@ -629,32 +629,6 @@ func TestThePowerIsCutWhileASlotIsWritten(t *testing.T) {
 	m.expect(time.Minute, "slot is good slot=")
 }
 
-// The power is cut 20 times while a configuration is applied: the box has the old one or the new one, whole.
-func TestThePowerIsCutWhileAConfigurationIsApplied(t *testing.T) {
-	long(t)
-	f := needFactory(t, image.AMD64)
-	m := f.boot(t)
-	old := "echo"
-	for n := range 20 {
-		got := m.expect(bootTime, "serving service=([a-z0-9]+)")[1]
-		m.expect(bootTime, "the appliance is ready")
-		next := fmt.Sprint("try", n)
-		if got != old && got != fmt.Sprint("try", n-1) {
-			t.Fatalf("after a cut the service is %s, want %s or try%d", got, old, n-1)
-		}
-		old = got
-		m.must(time.Minute, fmt.Sprintf(`put /data/config/next.yaml {interfaces: {eth0: {dhcp: true}}, services: {%s: {type: echo, listen: "eth0:7"}}}`, next))
-		m.tell("config apply /data/config/next.yaml")
-		time.Sleep(time.Duration(n) * 25 * time.Millisecond)
-		m.powerCut()
-		m.powerOn()
-	}
-	m.expect(bootTime, "the appliance is ready")
-	if s := m.story(); len(s.Problems) > 0 || len(s.Boots) < 2 {
-		t.Errorf("problems %v, %d boots", s.Problems, len(s.Boots))
-	}
-}
-
 // What an operator has put on the EFI partition is taken at the first boot.
 func TestSettingsAreTakenFromTheEFIPartition(t *testing.T) {
 	long(t)

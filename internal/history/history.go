@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -126,22 +127,30 @@ func split(text []byte) (e Entry, rest []byte, ok bool) {
 }
 
 // Replace writes a file whole or not at all, and durably: beside it, synced,
-// and renamed.
+// renamed, and the directory synced, without which a power cut takes the new name
+// back seconds after somebody was told that the file is there.
 func Replace(file string, text []byte, mode fs.FileMode) (err error) {
+	dir, err := os.Open(filepath.Dir(file)) // before anything is changed: it may not be ours to read
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // read only: nothing can be lost
 	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if _, err := f.Write(text); err != nil {
-		return errors.Join(err, f.Close())
+	_, err = f.Write(text)
+	if err == nil {
+		err = errors.Join(f.Chmod(mode), f.Sync())
 	}
-	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	if err := dir.Sync(); !errors.Is(err, syscall.EINVAL) { // which is a file system that can't
 		return err
 	}
-	return os.Rename(f.Name(), file)
+	return nil
 }
