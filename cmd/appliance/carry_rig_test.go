@@ -142,8 +142,9 @@ func (c *crossing) wire(n int, m manner) *end {
 	// Nobody gives up sooner for it. A socket that is closed with bytes under way would
 	// at the first timeout that is as long as that, be it the second of all: after few
 	// losses, and without a word; its kernel answers what comes then with RST.
-	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_orphan_retries", "60")
-	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_retries2", "60")
+	for key, times := range map[string]string{"tcp_orphan_retries": "60", "tcp_retries2": "60", "tcp_syn_retries": "30", "tcp_synack_retries": "30"} {
+		labtest.Sysctl(c.t, e.host, "net.ipv4."+key, times)
+	}
 	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_fastopen", "5") // data in the SYN without a cookie
 	labtest.Sysctl(c.t, e.host, "net.ipv4.tcp_fastopen_blackhole_timeout_sec", "0")
 	return e
