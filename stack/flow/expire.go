@@ -81,8 +81,7 @@ func (t *Table) wind() {
 // and reports whether there is still something in it.
 func (t *Table) turn(sh *shard, others *yielder) (busy bool) {
 	for {
-		var over []Limit
-		var legs []key
+		var e elapsed
 		sh.mu.Lock()
 		if sh.timed == 0 {
 			sh.mu.Unlock()
@@ -93,20 +92,21 @@ func (t *Table) turn(sh *shard, others *yielder) (busy bool) {
 		if behind {
 			sh.turn(now.ms, batch, func(f *Flow, slot uint32) {
 				if f.has(carried) {
-					legs = append(legs, f.key)
+					e.legs = append(e.legs, f.key)
 					return
 				}
-				if l, ended := t.expire(sh, f, slot, now); ended {
-					over = append(over, l)
-				}
+				t.expire(sh, f, slot, now, &e)
 			})
 		}
 		busy = sh.timed > 0
 		sh.mu.Unlock()
-		for i := range legs {
-			t.due(&legs[i])
+		for i := range e.legs {
+			t.due(&e.legs[i])
 		}
-		for _, l := range over {
+		for i := range e.fins {
+			t.put(&e.fins[i])
+		}
+		for _, l := range e.over {
 			t.Count.Limited.Add(1)
 			if t.limit == nil || !t.limit(l) {
 				t.Forget(l.Local, l.Remote)
@@ -119,25 +119,59 @@ func (t *Table) turn(sh *shard, others *yielder) (busy bool) {
 	}
 }
 
+// elapsed is what is to be done, without any lock of a shard, for flows whose time
+// has come.
+type elapsed struct {
+	over []Limit // relayed ones that end
+	legs []key   // carried ones
+	fins []word  // to be sent again
+}
+
 // expire looks at a flow whose time has come, unless it has moved.
-func (t *Table) expire(sh *shard, f *Flow, slot uint32, now instant) (l Limit, ended bool) {
+func (t *Table) expire(sh *shard, f *Flow, slot uint32, now instant, e *elapsed) {
 	due, rule, ok := t.deadline(f)
 	switch {
 	case !ok:
-		return l, false
 	case int32(due-now.ms) > 0:
 		sh.time(f, slot, due, now.ms)
-		return l, false
 	case rule == tcpinfo.TimeWait:
 		t.Count.Expired.Add(1)
 		t.forget(sh, f, slot)
-		return l, false
+	case rule == tcpinfo.Retransmit:
+		next := now.ms + milliseconds(finPatience)
+		if f.sndUna == f.finSeq { // all that was before it has arrived
+			e.fins = append(e.fins, f.finAgain(now))
+			next, _, _ = t.deadline(f)
+		}
+		sh.time(f, slot, next, now.ms)
 	case rule == tcpinfo.FinWait2, rule == "":
 		t.forget(sh, f, slot) // gVisor gives up by itself
-		return l, false
+	default:
+		f.endedBy = ruleNumber(rule)
+		e.over = append(e.over, Limit{f.key.localAddr(), f.key.remoteAddr(), f.id, rule})
 	}
-	f.endedBy = ruleNumber(rule)
-	return Limit{f.key.localAddr(), f.key.remoteAddr(), f.id, rule}, true
+}
+
+// finPatience is how long gVisor has to send a FIN again before the table does it:
+// gVisor has no timer running after the loss of a FIN and of the probe that looked
+// for it (RFC 8985, 7.3), and would never send it again. Twice as long each
+// time, which its own repetitions always precede.
+const finPatience = 4 * time.Second
+
+// finLate is when a FIN that gVisor has not sent again is late.
+func (t *Table) finLate(f *Flow) uint32 {
+	patience := max(finPatience, 4*t.policy(f.policy).Retransmit.MinRTO)
+	return f.finAt + milliseconds(patience)*(1<<(min(f.finRetrans, 12)+1)-1)
+}
+
+// finAgain is our FIN once more.
+func (f *Flow) finAgain(now instant) word {
+	if f.finRetrans < 255 {
+		f.finRetrans++
+	}
+	a := f.answer(now)
+	a.seq, a.fin = f.finSeq, true
+	return f.word(a)
 }
 
 // handshake is how long an unanswered SYN or SYN-ACK takes that is repeated
@@ -225,6 +259,12 @@ func (t *Table) deadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool) {
 		since = uint32(f.began/1e6) + f.entered[f.state] - 1 // a repeated SYN is no progress
 	}
 	due = since + uint32(limit.Milliseconds())
+	switch f.state {
+	case FinWait1, Closing, LastAck:
+		if at := t.finLate(f); !ok || int32(at-due) < 0 {
+			due, rule, ok = at, tcpinfo.Retransmit, true
+		}
+	}
 	if f.has(zeroWindow) && f.closedWnd != 0 && p.ZeroWindow > 0 && f.state.synchronized() && f.state != TimeWait {
 		if at := f.closedWnd + uint32(p.ZeroWindow.Milliseconds()); !ok || int32(at-due) < 0 {
 			return at, tcpinfo.ZeroWindow, true

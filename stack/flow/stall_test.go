@@ -63,7 +63,7 @@ func longestLocks(b *testing.B, n int) (insertion, batches time.Duration) {
 		sh := &table.shards[i]
 		for sh.timed > 0 {
 			longest(&batches, func() {
-				sh.turn(later.ms, batch, func(f *Flow, slot uint32) { table.expire(sh, f, slot, later) })
+				sh.turn(later.ms, batch, func(f *Flow, slot uint32) { table.expire(sh, f, slot, later, new(elapsed)) })
 			})
 		}
 	}
