@@ -92,7 +92,8 @@ func binary(t *testing.T, arch image.Arch) string {
 	return out
 }
 
-func options(t *testing.T, arch image.Arch, out string) build.Options {
+// debian is where the packages of images come from.
+func debian(t *testing.T) (*lock.File, *deb.Store) {
 	t.Helper()
 	list, err := lock.Default()
 	if err != nil {
@@ -106,8 +107,14 @@ func options(t *testing.T, arch image.Arch, out string) build.Options {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return list, &deb.Store{Dir: dir, Log: t.Output()}
+}
+
+func options(t *testing.T, arch image.Arch, out string) build.Options {
+	t.Helper()
+	list, store := debian(t)
 	return build.Options{Arch: arch, Version: "test", Build: 1, Binary: binary(t, arch), Config: image.DefaultConfig(), Lock: list,
-		Store: &deb.Store{Dir: dir, Log: t.Output()}, Log: t.Output(), Out: out, Uncompressed: true}
+		Store: store, Log: t.Output(), Out: out, Uncompressed: true}
 }
 
 // factory is the image of an architecture, not to be changed.

@@ -167,23 +167,47 @@ func untag(f []byte) (vid uint16, rest []byte, ok bool) {
 // vlanLink is a veth pair whose far end has a VLAN link of the kernel on it.
 func vlanLink(t testing.TB, peer, card *lab.Host) uint16 {
 	labtest.Wire(t, peer, "trunk0", card, "eth0")
-	err := peer.Do(func() error {
-		trunk, err := netlink.LinkByName("trunk0")
-		if err != nil {
-			return err
-		}
-		return netlink.LinkAdd(&netlink.Vlan{
-			LinkAttrs: netlink.LinkAttrs{Name: "eth0", ParentIndex: trunk.Attrs().Index}, VlanId: testVLAN,
-		})
-	})
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		t.Skip("this kernel has no VLAN links (8021q)")
-	}
+	addVLAN(t, peer)
+	return testVLAN
+}
+
+// claimedVLANLink has such a link at both ends, and the card is one: its tags
+// are the kernel's matter.
+func claimedVLANLink(t testing.TB, peer, card *lab.Host) uint16 {
+	labtest.Wire(t, peer, "trunk0", card, "trunk0")
+	addVLAN(t, peer)
+	addVLAN(t, card)
+	claimOn(t, card)
+	return 0
+}
+
+// addVLAN makes eth0 of a host the link of VLAN 10 on its trunk0.
+func addVLAN(t testing.TB, h *lab.Host) {
+	t.Helper()
+	err := h.Do(func() error { return netlinkVLAN("eth0", "trunk0") })
 	if err == nil {
-		err = peer.SetUp("eth0", true)
+		err = h.SetUp("eth0", true)
+	}
+	needVLAN(t, err)
+}
+
+// netlinkVLAN makes a link of VLAN 10 on another link.
+func netlinkVLAN(name, over string) error {
+	trunk, err := netlink.LinkByName(over)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: name, ParentIndex: trunk.Attrs().Index}, VlanId: testVLAN})
+}
+
+// needVLAN ends a test whose VLAN link could not be made: where this kernel has
+// none it is a skip, as it is sure to run on the images' kernel.
+func needVLAN(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		t.Skip("this kernel has no VLAN links (8021q); make test-image runs this on the images' kernel, which has them")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return testVLAN
 }

@@ -395,6 +395,66 @@ func TestGuardSparesVLANs(t *testing.T) {
 	})
 }
 
+// Links of the kernel on a claimed card are what VLANs are spared for.
+func TestVLANLinkOnAClaimedCardGoesOn(t *testing.T) {
+	t.Parallel()
+	r, other := newRoom(t), newRoom(t)
+	veth(r, "eth0", other, "peer0")
+	var made error
+	for _, end := range []struct {
+		*room
+		over, own4, own6 string
+	}{{r, "eth0", "10.9.0.1", "fd09::1"}, {other, "peer0", "10.9.0.2", "fd09::2"}} {
+		end.do(func() {
+			if made = netlinkVLAN("vlan0", end.over); made != nil {
+				return
+			}
+			end.up("vlan0")
+			end.address("vlan0", &netlink.Addr{IPNet: prefix(end.own4 + "/24")})
+			end.address("vlan0", &netlink.Addr{IPNet: prefix(end.own6 + "/64"), Flags: unix.IFA_F_NODAD})
+			for _, own := range []string{end.own4, end.own6} {
+				l, err := net.Listen("tcp", net.JoinHostPort(own, "7"))
+				end.must(err)
+				t.Cleanup(func() { _ = l.Close() }) // nobody is there any more
+			}
+		})
+		needVLAN(t, made)
+	}
+	reach := func(from *room, peers ...string) {
+		t.Helper()
+		from.do(func() {
+			for _, peer := range peers {
+				c, err := net.DialTimeout("tcp", net.JoinHostPort(peer, "7"), 10*time.Second)
+				if err != nil {
+					t.Errorf("over the VLAN: %v", err)
+					continue
+				}
+				_ = c.Close() // only opened
+			}
+		})
+	}
+	both := func() {
+		t.Helper()
+		reach(r, "10.9.0.2", "fd09::2")
+		reach(other, "10.9.0.1", "fd09::1")
+	}
+	both()
+	r.do(func() {
+		before := r.picture("eth0")
+		var log bytes.Buffer
+		nic, err := Claim("eth0", ClaimOptions{StateDir: t.TempDir(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+		r.must(err)
+		r.checkClaimed(nic, 1500)
+		if strings.Contains(log.String(), "gets no frames") {
+			t.Errorf("the log says what is not so:\n%s", log.String())
+		}
+		both()
+		r.must(nic.Release())
+		r.restored("eth0", before)
+		both()
+	})
+}
+
 func TestSessionsAreReadFromTheKernelsTable(t *testing.T) {
 	table := "  sl  local_address rem_address   st\n" +
 		fmt.Sprintf("   0: %08X:0016 %08X:C350 01 x\n", native4(10, 0, 0, 2), native4(10, 0, 0, 1)) + // ours

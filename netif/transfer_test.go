@@ -17,6 +17,7 @@ func TestBytesAreTheSameOverEveryKindOfCard(t *testing.T) {
 		{"tap with offloads", vnetTaps, true, true},
 		{"VLAN 10, tagged by a switch", accessPort, false, true},
 		{"VLAN 10, tagged by the kernel", vlanLink, true, true},
+		{"link of VLAN 10, claimed", claimedVLANLink, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, c.connect, EndpointOptions{Queues: 1})

@@ -58,6 +58,7 @@ var allowed = map[string][]string{
 	"image/deb":             {"image", "image/lock"},
 	"image/disk":            {"image"},
 	"image/flash":           {"image/disk", "image/inspect"},
+	"image/guest":           {"image", "image/kmod"},
 	"image/imagetest":       {"image", "image/bundle", "image/cpio", "image/disk", "image/slot"},
 	"image/inspect":         {"image", "image/bundle", "image/cpio", "image/disk", "image/kmod"},
 	"image/kmod":            {"image"},
