@@ -205,6 +205,9 @@ func TestTapAndMacvlanAndBridge(t *testing.T) {
 				r.address("card0", &netlink.Addr{IPNet: prefix("10.0.0.2/24")})
 				r.address("card0", &netlink.Addr{IPNet: prefix("fd00::2/64"), Flags: unix.IFA_F_NODAD})
 				r.settle("card0")
+				if kind == "tap" { // nobody has its file open: Linux up to 6.1 notes that within a second
+					until(t, "the tap has no carrier", func() bool { return r.link("card0").Attrs().OperState == netlink.OperDown })
+				}
 				before := r.picture("card0")
 				nic, err := Claim("card0", ClaimOptions{StateDir: t.TempDir()})
 				r.must(err)
