@@ -3,12 +3,14 @@ package image_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,22 +75,54 @@ func TestCardsOfEveryKindOnTheImagesKernel(t *testing.T) {
 		if end[1] != "ended with status 0" {
 			t.Errorf("the tests %s", end[1])
 		}
-		got := map[string][]string{}
-		for _, verdict := range regexp.MustCompile(`(?m)^ *--- (PASS|SKIP|FAIL): (\S+)`).FindAllStringSubmatch(r.Console(), -1) {
-			got[verdict[1]] = append(got[verdict[1]], verdict[2])
-		}
-		t.Logf("%d tests passed within %v of the power, skipped were %v", len(got["PASS"]), r.Up().Round(time.Second), got["SKIP"])
-		for _, want := range cardTests {
-			if !slices.Contains(got["PASS"], want) {
-				t.Errorf("%s did not pass", want)
-			}
-		}
-		for _, name := range got["SKIP"] {
-			if !slices.Contains(cardSkips, name) {
-				t.Errorf("%s was skipped", name)
-			}
+		passed, skipped, faults := judge(r.Console())
+		t.Logf("%d tests passed within %v of the power, skipped were %v", passed, r.Up().Round(time.Second), skipped)
+		for _, fault := range faults {
+			t.Error(fault)
 		}
 	})
+}
+
+// judge reads what a run of cardTests and others has said, and what it failed to show.
+func judge(console string) (passed int, skipped, faults []string) {
+	got := map[string][]string{}
+	for _, verdict := range regexp.MustCompile(`(?m)^ *--- (PASS|SKIP|FAIL): (\S+)`).FindAllStringSubmatch(console, -1) {
+		got[verdict[1]] = append(got[verdict[1]], verdict[2])
+	}
+	for _, want := range cardTests {
+		if !slices.Contains(got["PASS"], want) {
+			faults = append(faults, want+" did not pass")
+		}
+	}
+	for _, name := range got["SKIP"] {
+		if !slices.Contains(cardSkips, name) {
+			faults = append(faults, name+" was skipped")
+		}
+	}
+	return len(got["PASS"]), got["SKIP"], faults
+}
+
+func TestARunThatShowsNoVLANLinkIsRefused(t *testing.T) {
+	var good strings.Builder
+	fmt.Fprintf(&good, "--- SKIP: %s (0.00s)\r\n", cardSkips[0])
+	for _, name := range cardTests {
+		fmt.Fprintf(&good, "    --- PASS: %s (0.10s)\r\n", name)
+	}
+	vlan := cardTests[0]
+	for name, c := range map[string]struct {
+		console string
+		faults  int
+	}{
+		"all passed":   {good.String(), 0},
+		"skipped":      {strings.Replace(good.String(), "PASS: "+vlan, "SKIP: "+vlan, 1), 2},
+		"failed":       {strings.Replace(good.String(), "PASS: "+vlan, "FAIL: "+vlan, 1), 1},
+		"never begun":  {strings.Replace(good.String(), vlan, "TestOther", 1), 1},
+		"another skip": {good.String() + "--- SKIP: TestOther (0.00s)\r\n", 1},
+	} {
+		if _, _, faults := judge(c.console); len(faults) != c.faults {
+			t.Errorf("%s: got %q, want %d faults", name, faults, c.faults)
+		}
+	}
 }
 
 // testArchive is an initramfs that runs the tests of a package.
