@@ -79,7 +79,7 @@ func (p *pairing) say(f *Flow, a answer, now instant) {
 // take decides on a segment.
 func (p *pairing) take(fr *frame.Frame, l frame.Layout, s *segment, now instant) (a answer, v frame.Verdict) {
 	f, m := p.f, p.m
-	if f.over() && s.is(syn|ack|rst|fin, syn) && (f.state == Closed || p.t.mayReopen(f, s)) {
+	if f.over() && s.is(syn|ack|rst|fin, syn) && (f.state == Closed || p.t.mayReopen(f, s) && p.t.isnBeyond(f, now)) {
 		// The peer is through and has forgotten the connection; its mate, which was
 		// sent our FIN too, is not. The ports are the peer's (RFC 6191).
 		p.resetBoth(now)

@@ -66,9 +66,13 @@ func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now in
 		o.to.Spared(backend)
 		return v, false
 	}
+	iss := t.isn(&s.key, now)
 	if p.f != nil {
 		if p.f.state == TimeWait {
 			t.Count.Reused.Add(1)
+		}
+		if !after(iss, p.f.sndNxt) {
+			iss = p.f.sndNxt + 1<<16 // it has sent faster than the clock of ISNs runs (RFC 9293, 3.6.1)
 		}
 		t.forget(p.fsh, p.f, p.fslot)
 	}
@@ -79,7 +83,7 @@ func (t *Table) direct(c *Card, fr *frame.Frame, s *segment, by carriage, now in
 	p.f.reach(fr)
 	c.own(fr.Eth[:6])
 	p.f.receivedSYN(s, now)
-	p.f.iss = t.isn(&s.key, now)
+	p.f.iss = iss
 	p.f.sndUna, p.f.sndNxt = p.f.iss, p.f.iss
 	p.client, p.fr = p.f, fr
 	p.dial(&bk, w, now)

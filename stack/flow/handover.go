@@ -155,7 +155,7 @@ func (t *Table) Load(r io.Reader, cards []int, gap time.Duration) (n int, err er
 		return 0, fmt.Errorf("load flows: %w", err)
 	}
 	then := time.Duration(head.Now) + gap
-	t.began = t.clock.NowMonotonic().Add(-then)
+	t.began, t.born = t.clock.NowMonotonic().Add(-then), then.Nanoseconds()
 	t.wall = t.clock.Now().Add(-then)
 	policies := make([]uint16, len(head.Policies))
 	for i, name := range head.Policies {

@@ -28,6 +28,7 @@ type Table struct {
 	lastID   uint64 // see LastID
 	clock    tcpip.Clock
 	began    tcpip.MonotonicTime
+	born     int64     // nanoseconds after began when this process took over
 	wall     time.Time // the same
 	rules    atomic.Pointer[rules]
 	limit    func(Limit) bool

@@ -11,7 +11,7 @@ func (t *Table) inTimeWait(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.F
 		t.Count.TimeWaitRST.Add(1) // RFC 1337, 3: fix F1. Consumed, not dropped: it was heard
 		return a, frame.Consume
 	case s.is(syn|ack|fin, syn):
-		if t.mayReopen(f, s) {
+		if t.mayReopen(f, s) && t.isnBeyond(f, now) {
 			t.Count.Reused.Add(1)
 			t.again(c, sh, f, slot, fr, s, now)
 			return a, frame.Pass
@@ -50,4 +50,19 @@ func (t *Table) mayReopen(f *Flow, s *segment) bool {
 		return after(s.tsVal, f.tsRecent)
 	}
 	return !before(s.seq, f.rcvNxt)
+}
+
+// isnBeyond reports whether the number that is chosen next lies beyond
+// all that the old connection has sent (RFC 9293, 3.6.1): both choose by a clock of 64
+// nanoseconds, the table and gVisor, and who has sent more than 125 Mbit/s is ahead of
+// that. A peer that is refused tries again a second later. Of an old connection whose
+// number is not from this process's gVisor nothing is known.
+func (t *Table) isnBeyond(f *Flow, now instant) bool {
+	switch {
+	case f.has(direct):
+		return after(t.isn(&f.key, now), f.sndNxt)
+	case f.iss == 0, f.began < t.born:
+		return true
+	}
+	return after(f.iss+uint32((now.ns-f.began)>>6), f.sndNxt)
 }
