@@ -160,18 +160,15 @@ const finPatience = 4 * time.Second
 
 // finLate is when a FIN that gVisor has not sent again is late.
 func (t *Table) finLate(f *Flow) uint32 {
-	patience := max(finPatience, 4*t.policy(f.policy).Retransmit.MinRTO)
-	return f.finAt + milliseconds(patience)*(1<<(min(f.finRetrans, 12)+1)-1)
+	return f.finDue(max(finPatience, 4*t.policy(f.policy).Retransmit.MinRTO))
 }
 
-// finAgain is our FIN once more.
+// finAgain is our FIN once more, counted as sent.
 func (f *Flow) finAgain(now instant) word {
 	if f.finRetrans < 255 {
 		f.finRetrans++
 	}
-	a := f.answer(now)
-	a.seq, a.fin = f.finSeq, true
-	return f.word(a)
+	return f.word(f.finOnceMore(now))
 }
 
 // handshake is how long an unanswered SYN or SYN-ACK takes that is repeated
