@@ -1,6 +1,7 @@
 package services
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -53,6 +54,17 @@ type Target struct {
 	Service string `json:"service"`
 	Backend string `json:"backend,omitempty"` // "" is the whole service
 	Conn    uint64 `json:"conn,omitempty"`    // one connection
+}
+
+// Name is how an operator names it, but for a connection, which is "connection 7".
+func (t Target) Name() string {
+	switch {
+	case t.Conn != 0:
+		return fmt.Sprintf("connection %d", t.Conn)
+	case t.Backend != "":
+		return t.Service + "/" + t.Backend
+	}
+	return t.Service
 }
 
 // DrainRow describes a drain that goes on or is over.

@@ -140,17 +140,7 @@ func running(rows []services.DrainRow, name string) (some []services.DrainRow) {
 	return some
 }
 
-func drainName(t services.Target) string {
-	switch {
-	case t.Conn != 0:
-		return fmt.Sprintf("connection %d", t.Conn)
-	case t.Backend != "":
-		return t.Service + "/" + t.Backend
-	}
-	return t.Service
-}
-
-func drainLine(r services.DrainRow) string { return drainName(r.Target) + ": " + drainCounts(r) }
+func drainLine(r services.DrainRow) string { return r.Target.Name() + ": " + drainCounts(r) }
 
 func drainCounts(r services.DrainRow) string {
 	text := fmt.Sprintf("%s, %d left, %d clean, %d reset, %d unacked, %s", r.State, r.Left, r.Clean, r.Reset, r.Unacked, span(r.Took))
@@ -171,7 +161,7 @@ func writeDrains(w io.Writer, rows []services.DrainRow) error {
 		if r.State == "draining" {
 			closes = "in " + span(r.Closes)
 		}
-		t.row(drainName(r.Target), r.Cause, r.State, fmt.Sprint(r.Left), fmt.Sprint(r.Clean), fmt.Sprint(r.Reset), fmt.Sprint(r.Unacked),
+		t.row(r.Target.Name(), r.Cause, r.State, fmt.Sprint(r.Left), fmt.Sprint(r.Clean), fmt.Sprint(r.Reset), fmt.Sprint(r.Unacked),
 			span(r.Took), closes, r.Began.Local().Format(time.TimeOnly))
 	}
 	return t.write(w)
@@ -193,7 +183,7 @@ func writePlan(w io.Writer, p admin.DrainPlan) error {
 	var b strings.Builder
 	quiet, busy := 0, 0
 	for _, t := range p.Targets {
-		fmt.Fprintf(&b, "%s: %s, %d of them quiet\n", drainName(t.Target), count(t.Quiet+t.Busy, "connection"), t.Quiet)
+		fmt.Fprintf(&b, "%s: %s, %d of them quiet\n", t.Target.Name(), count(t.Quiet+t.Busy, "connection"), t.Quiet)
 		quiet, busy = quiet+t.Quiet, busy+t.Busy
 	}
 	at := func(d time.Duration, format string, args ...any) {
@@ -270,7 +260,7 @@ func writeReports(w io.Writer, reports []services.Report) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		fmt.Fprintf(w, "%s (%s), begun %s, took %s: %d clean, %d reset, %d unacked\n", drainName(r.Target), r.Cause,
+		fmt.Fprintf(w, "%s (%s), begun %s, took %s: %d clean, %d reset, %d unacked\n", r.Target.Name(), r.Cause,
 			r.Began.Local().Format(time.DateTime), span(r.Took), r.Clean, r.Reset, r.Unacked)
 		if len(r.Connections) == 0 {
 			continue

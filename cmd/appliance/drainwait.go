@@ -143,10 +143,10 @@ func drawBars(w io.Writer, rows []services.DrainRow, before, cols int) (lines in
 	}
 	longest := 0
 	for _, r := range rows {
-		longest = max(longest, len(drainName(r.Target)))
+		longest = max(longest, len(r.Target.Name()))
 	}
 	for _, r := range rows {
-		name, counts := fmt.Sprintf("%-*s", longest, drainName(r.Target)), strings.TrimPrefix(drainCounts(r), "draining, ")
+		name, counts := fmt.Sprintf("%-*s", longest, r.Target.Name()), strings.TrimPrefix(drainCounts(r), "draining, ")
 		done := r.Clean + r.Reset + r.Unacked
 		fmt.Fprintf(w, "\x1b[2K%s\n", fit(barLine(name, int64(done), int64(done+r.Left), counts, countsMost, cols), cols))
 	}

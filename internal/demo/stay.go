@@ -38,12 +38,8 @@ func (d *demo) undoTrials(ctx context.Context) error {
 			continue
 		}
 		done[r.Target] = true
-		name := r.Target.Service
-		if r.Target.Backend != "" {
-			name += "/" + r.Target.Backend
-		}
-		if err := d.daemon.admin.Undrain(ctx, name); err == nil {
-			d.page.command("appliance", "undrain", name)
+		if err := d.daemon.admin.Undrain(ctx, r.Target.Name()); err == nil {
+			d.page.command("appliance", "undrain", r.Target.Name())
 		}
 	}
 	return nil

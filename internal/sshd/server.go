@@ -154,6 +154,9 @@ func (s *Server) admit(c net.Conn) {
 	})
 }
 
+// loggedIn counts those who are, with mu held.
+func (s *Server) loggedIn() int { return len(s.live) - s.starting }
+
 func (s *Server) reserve(one *conn) (refused bool) {
 	if !s.throttle.allows(one.RemoteAddr(), time.Now()) {
 		s.count.throttled.Add(1)
@@ -161,7 +164,7 @@ func (s *Server) reserve(one *conn) (refused bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.starting >= mostStarting || len(s.live)-s.starting >= mostConns {
+	if s.closed || s.starting >= mostStarting || s.loggedIn() >= mostConns {
 		s.count.full.Add(1)
 		return true
 	}
@@ -187,7 +190,7 @@ func (s *Server) release(one *conn) {
 func (s *Server) enter(one *conn, sc *ssh.ServerConn) (room bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.live)-s.starting >= mostConns {
+	if s.loggedIn() >= mostConns {
 		s.count.full.Add(1)
 		return false
 	}
@@ -273,7 +276,7 @@ func (s *Server) Counters() (c Counters, now int) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return c, len(s.live) - s.starting
+	return c, s.loggedIn()
 }
 
 // aborter is a connection that can be ended with RST.
