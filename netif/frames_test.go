@@ -172,6 +172,7 @@ func TestTaggedSuperFrames(t *testing.T) {
 
 func TestFilterTurnsFramesRoundWithTheirTag(t *testing.T) {
 	r, raw := rawRig(t, EndpointOptions{Queues: 1, Filter: mirror{}})
+	r.e.Port(testVLAN)
 	for _, f := range [][]byte{ping(), tagged(testVLAN, ping())} {
 		r.mustSend(raw, f)
 		got, err := raw.Recv(limit(t))

@@ -209,6 +209,36 @@ func TestEachUnfitFrameHasItsCounter(t *testing.T) {
 	}
 }
 
+// A filter keeps count of what the stack is given, and goes by the IP packet: what
+// the link's header keeps from the stack it does not see.
+func TestAFilterSeesNothingThatTheLinksHeaderKeepsFromTheStack(t *testing.T) {
+	for name, c := range map[string]struct {
+		kind uint16
+		aux  []byte
+	}{
+		"no protocol of ours": {kind: frame.TypeIPv4 | 1}, "the other family": {kind: frame.TypeIPv6}, "a VLAN without a port": {kind: frame.TypeIPv4, aux: auxTag(10)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := offline(t)
+			seen := &seeing{}
+			q.e.filter = seen
+			whole := tcp4(syn, 1, make([]byte, 3000))
+			all := append(cut(whole, 1480, 9), whole)
+			for i, p := range all {
+				q.put(i, frame.Header{}, ethernet(c.kind), p, c.aux)
+			}
+			q.handle(len(all))
+			if len(*seen) > 0 {
+				t.Errorf("the filter saw packets of %v bytes, want none", *seen)
+			}
+			n := q.e.count.snapshot()
+			if got := n.RxUnknownType + n.RxMalformed + n.RxVLAN; got != uint64(len(all)) {
+				t.Errorf("%d of %d frames are counted: %+v", got, len(all), n)
+			}
+		})
+	}
+}
+
 func TestGoodFramesReachTheStack(t *testing.T) {
 	partial := tcp4(syn, 1, nil)
 	partial[36] ^= 0xff // as good as any value: the checksum is still to be made

@@ -249,7 +249,41 @@ func (q *rxQueue) admit(s *rxSlot, m *mmsghdr, size int) bool {
 			return false
 		}
 	}
+	return q.known(f)
+}
+
+// known reports whether there is a port for a frame, and a protocol of the stack's.
+// What the stack would not take the filter may not see, which goes by the packet
+// alone: it would take the stack to have it.
+func (q *rxQueue) known(f *frame.Frame) bool {
+	c := &q.e.count
+	if f.Tagged {
+		if _, ok := (*q.e.ports.Load())[vid(f)]; !ok {
+			c.rxVLAN.Add(1)
+			return false
+		}
+	}
+	switch kind := binary.BigEndian.Uint16(f.Eth[12:]); kind {
+	case frame.TypeARP:
+	case frame.TypeIPv4, frame.TypeIPv6:
+		if (f.Net[0]>>4 == 4) != (kind == frame.TypeIPv4) {
+			c.rxMalformed.Add(1)
+			return false
+		}
+	default:
+		c.rxUnknownType.Add(1)
+		return false
+	}
 	return true
+}
+
+// vid is the number of the VLAN that a frame belongs to. VLAN 0 is only a priority:
+// the frame is untagged (802.1Q 9.6).
+func vid(f *frame.Frame) uint16 {
+	if !f.Tagged {
+		return 0
+	}
+	return f.VLAN & 0xfff
 }
 
 // inPieces reports whether a frame carries a part of an IP packet.
@@ -308,27 +342,16 @@ func vlanTag(control []byte) tag {
 // pass hands a frame to the port it belongs to, if its checksums are right.
 func (q *rxQueue) pass(s *rxSlot, f *frame.Frame) {
 	c := &q.e.count
-	vid := uint16(0)
-	if f.Tagged {
-		vid = f.VLAN & 0xfff // VLAN 0 is only a priority: the frame is untagged (802.1Q 9.6)
-	}
-	port, ok := (*q.e.ports.Load())[vid]
-	if !ok {
-		c.rxVLAN.Add(1)
-		return
-	}
-	d := port.dispatcher.Load()
+	d := (*q.e.ports.Load())[vid(f)].dispatcher.Load() // admit has looked: ports stay
 	if d == nil {
 		c.rxDetached.Add(1)
 		return
 	}
 	fragment := false
 	kind := binary.BigEndian.Uint16(f.Eth[12:])
-	switch kind {
-	case frame.TypeARP:
-	case frame.TypeIPv4, frame.TypeIPv6:
+	if kind != frame.TypeARP {
 		l, ok := frame.Parse(f.Net)
-		if !ok || (l.Version == 4) != (kind == frame.TypeIPv4) {
+		if !ok {
 			c.rxMalformed.Add(1)
 			return
 		}
@@ -336,9 +359,6 @@ func (q *rxQueue) pass(s *rxSlot, f *frame.Frame) {
 			c.rxBadChecksum.Add(1)
 			return
 		}
-	default:
-		c.rxUnknownType.Add(1)
-		return
 	}
 	q.deliver(s, f, *d, tcpip.NetworkProtocolNumber(kind), fragment)
 }
