@@ -250,11 +250,11 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			return a, frame.Pass, full
 		}
 		f.receivedEarly(s, now)
+		if was == SynSent && s.is(syn|ack|rst, syn|ack) && t.carries() {
+			t.ways.learn(f, now)
+		}
 		if f.state == was {
 			return a, frame.Pass, full
-		}
-		if was == SynSent && f.state == Established && t.carries() {
-			t.ways.learn(f, now)
 		}
 	default:
 		if f.has(blind) {
@@ -379,12 +379,14 @@ func resum(fr *frame.Frame, l frame.Layout) {
 // receivedEarly notes a segment during the handshake, on which gVisor decides.
 func (f *Flow) receivedEarly(s *segment, now instant) {
 	switch {
+	case f.state == SynSent && s.flags&(syn|rst) == syn:
+		f.receivedSYN(s, now)
+	case f.state == SynSent && s.flags&(rst|ack) != rst|ack:
+		// RFC 9293, 3.10.7.3: it ends nothing, and opens nothing.
 	case s.flags&rst != 0:
 		f.flags |= rstSeen
 	case s.flags&syn == 0:
 		f.received(s, now)
-	case f.state == SynSent && (s.flags&ack == 0 || s.ack == f.iss+1):
-		f.receivedSYN(s, now)
 	}
 }
 

@@ -6,7 +6,7 @@ package flow
 // alone. Its shard's lock guards it.
 //
 //	            our SYN          SYN-SENT -----------------+
-//	                                 |                     |
+//	                                 |                     | SYN-ACK, and our ACK
 //	the peer's SYN    SYN-RECEIVED --+-> ESTABLISHED <-----+
 //	                            our FIN /        \ the peer's FIN, acknowledged
 //	                         FIN-WAIT-1           CLOSE-WAIT
@@ -140,6 +140,9 @@ func (f *Flow) sent(s *segment, now instant) {
 	if f.has(blind) {
 		f.learn(s, now)
 	}
+	if f.state == SynSent && s.flags&ack != 0 {
+		f.taken(s, now)
+	}
 	if s.length() > 0 && s.seq == f.sndUna && before(s.seq, f.sndNxt) && f.repeats < 255 {
 		f.repeats++
 	}
@@ -158,6 +161,16 @@ func (f *Flow) sent(s *segment, now instant) {
 	if f.sndWnd == 0 && s.size > 0 && !f.has(zeroWindow) && f.state.synchronized() {
 		f.flags |= zeroWindow // it was closed before: closedWnd knows since when
 	}
+}
+
+// taken notes by the stack's ACK that it has taken the peer's SYN-ACK, and which
+// one. One that has passed here may be lost before gVisor all the same: until gVisor
+// acknowledges it, each is for gVisor to answer, because an ACK of ours would end the
+// peer's handshake, and what it says then is no answer to a SYN.
+func (f *Flow) taken(s *segment, now instant) {
+	f.irs, f.rcvNxt, f.sndUna = s.ack-1, s.ack, s.seq
+	f.agree(f.tsLastAt != 0 || f.tsLast != 0, true)
+	f.enter(Established, now)
 }
 
 // learn begins to follow a connection in the middle, by the first segment that
@@ -271,7 +284,7 @@ func (f *Flow) receivedSYN(s *segment, now instant) {
 		f.flags |= peerSACK
 	}
 	switch {
-	case f.state == SynSent && s.flags&ack != 0:
+	case f.state == SynSent && s.flags&ack != 0 && f.has(carried): // else the stack has to take it: see taken
 		f.sndUna = s.ack
 		f.agree(f.tsLastAt != 0 || f.tsLast != 0, true)
 		f.scaleWindow()

@@ -170,32 +170,35 @@ func (k *talk) splice() {
 	c, b := k.client, k.backend
 	c.irs, b.irs = 5_000_000, 8_000_000
 	b.to = netip.AddrPortFrom(ductOwn, talkPort)
-	stack := func(e *end, flags lab.Flags, seq, ack uint32) { // what gVisor says to a peer
-		s := lab.Craft{SrcMAC: nearMAC, DstMAC: e.mac, Src: e.to, Dst: e.from, Flags: flags, Seq: e.irs + seq, Win: 40_000}
-		if e == b {
-			s.SrcMAC = farMAC
-		}
-		if flags.Has(lab.ACK) {
-			s.Ack = e.iss + ack
-		}
-		if s.Options = e.options(flags); e.ts {
-			e.ecr = 3 * talkTS
-			copy(s.Options[len(s.Options)-8:], binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, e.ecr), e.val))
-		}
-		if v := e.card.Outbound(asFrame(s.Frame())); v != frame.Pass {
-			k.Fatalf("the stack's %v: verdict %d", flags, v)
-		}
-	}
 	c.passes(lab.SYN, 0, 0)
-	stack(c, lab.SYN|lab.ACK, 0, 1)
+	c.stack(lab.SYN|lab.ACK, 0, 1)
 	c.passes(lab.ACK, 1, 1)
 	k.table.Adopt(c.to, c.from, 21, "test", true)
-	stack(b, lab.SYN, 0, 0)
+	b.stack(lab.SYN, 0, 0)
 	k.table.Adopt(b.to, b.from, 22, "test", false)
 	b.passes(lab.SYN|lab.ACK, 0, 1)
-	stack(b, lab.ACK, 1, 1)
+	b.stack(lab.ACK, 1, 1)
 	if err := k.table.Splice(flow.Ends{Local: c.to, Remote: c.from, ID: 21}, flow.Ends{Local: b.to, Remote: b.from, ID: 22}, "web"); err != nil {
 		k.Fatal(err)
+	}
+}
+
+// stack is what gVisor says to the peer.
+func (e *end) stack(flags lab.Flags, seq, ack uint32) {
+	e.Helper()
+	s := lab.Craft{SrcMAC: nearMAC, DstMAC: e.mac, Src: e.to, Dst: e.from, Flags: flags, Seq: e.irs + seq, Win: 40_000}
+	if e.name == "backend" {
+		s.SrcMAC = farMAC
+	}
+	if flags.Has(lab.ACK) {
+		s.Ack = e.iss + ack
+	}
+	if s.Options = e.options(flags); e.ts {
+		e.ecr = 3 * talkTS
+		copy(s.Options[len(s.Options)-8:], binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, e.ecr), e.val))
+	}
+	if v := e.card.Outbound(asFrame(s.Frame())); v != frame.Pass {
+		e.Fatalf("the stack's %v: verdict %d", flags, v)
 	}
 }
 
