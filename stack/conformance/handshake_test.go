@@ -236,6 +236,53 @@ func TestARefusalAndAResetAreTold(t *testing.T) {
 	}
 }
 
+// RFC 9293, 3.8.1: who repeats its SYN has missed our SYN-ACK, and gets it again, at
+// once and as it was.
+func TestARepeatedSYNGetsTheSYNACKAgain(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]byte{"none": nil, "an MSS": mss(1460), "all": modern(), "no timestamps": modern()[:len(modern())-12]} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBox(t, nil)
+			l := b.listen(t, box4)
+			p := b.peer(t, box4, 5000)
+			syn := p.craft(lab.SYN, 0, 0, "")
+			syn.Options = options
+			p.send(syn)
+			first := p.expect("a SYN-ACK", isSYNACK)
+			_, stamped := optionOf(first, 8)
+			if stamped {
+				copy(syn.Options[len(syn.Options)-8:], binary.BigEndian.AppendUint32(nil, peerTS+300))
+			}
+			p.send(syn)
+			again, came := p.next(anything, 700*time.Millisecond) // gVisor's own comes after a second
+			if !came || again.Flags != first.Flags || again.Seq != first.Seq || again.Ack != first.Ack {
+				t.Fatalf("it gets %v, want the same as before: %v", again, first)
+			}
+			for _, kind := range []byte{2, 3, 4} {
+				want, offered := optionOf(first, kind)
+				if got, there := optionOf(again, kind); there != offered || !bytes.Equal(got, want) {
+					t.Errorf("option %d is %x, want %x as before", kind, got, want)
+				}
+			}
+			if shift, scaled := optionOf(first, 3); again.Win > first.Win || scaled && again.Win>>shift[0] < first.Win>>shift[0] || !scaled && again.Win != first.Win {
+				t.Errorf("it offers %d, want the %d of before", again.Win, first.Win)
+			}
+			ts, _ := optionOf(again, 8)
+			if old, _ := optionOf(first, 8); len(ts) != len(old) || stamped && (binary.BigEndian.Uint32(ts)-binary.BigEndian.Uint32(old) > 700 || binary.BigEndian.Uint32(ts[4:]) != peerTS+300) {
+				t.Errorf("its timestamp is %x after %x, want one not much later that echoes the second SYN's", ts, old)
+			}
+			if p.irs, p.ts = again.Seq, stamped; stamped {
+				p.val, p.ecr = peerTS+301, binary.BigEndian.Uint32(ts)
+			}
+			p.say(lab.ACK|lab.PSH, 1, 1, "hello")
+			if got := read(t, accept(t, l), 5); got != "hello" {
+				t.Errorf("heard %q", got)
+			}
+		})
+	}
+}
+
 // MUST-57, MUST-63: no connection with a group.
 func TestSYNsToAndFromGroupsAreIgnored(t *testing.T) {
 	t.Parallel()

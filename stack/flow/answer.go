@@ -10,9 +10,9 @@ import (
 // itself.
 type answer struct {
 	rst      bool // no ACK, unless acked
-	acked    bool // a RST with ACK
+	acked    bool // a RST or a SYN with ACK
 	fin      bool
-	syn      []byte // options of a SYN, which has no ACK; nil is none
+	syn      []byte // options of a SYN, which has no ACK unless acked; nil is none
 	seq, ack uint32
 	window   uint16
 	ts       bool
@@ -37,6 +37,17 @@ func (f *Flow) stampNow(now instant) uint32 {
 		return f.tsLast
 	}
 	return f.tsLast + now.ms - f.tsLastAt
+}
+
+// synACK is our SYN-ACK once more: the peer repeats its SYN, so the first was lost
+// (RFC 9293, 3.8.1). gVisor would send an ACK alone, which tells the peer nothing, and
+// repeat the SYN-ACK by its own timer.
+func (f *Flow) synACK(now instant) answer {
+	s := segment{
+		mss: f.rcvMSS, scale: f.rcvScale, sack: f.has(sackOK),
+		ts: f.has(timestamps), tsVal: f.stampNow(now), tsEcr: f.tsRecent,
+	}
+	return answer{acked: true, seq: f.iss, ack: f.irs + 1, window: uint16(min(f.offered(), 0xffff)), syn: synOptions(&s)}
 }
 
 const (
@@ -78,6 +89,8 @@ func (a *answer) put(p []byte, k *key) {
 
 func (a *answer) flags() uint8 {
 	switch {
+	case a.syn != nil && a.acked:
+		return syn | ack
 	case a.syn != nil:
 		return syn
 	case a.rst && a.acked:

@@ -245,6 +245,13 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 		case answered:
 			return early, frame.Reply, full
 		}
+		if was == SynReceived && s.is(syn|ack|rst|fin, syn) && f.has(synsSeen) {
+			if !f.mayChallenge(now) {
+				return a, frame.Drop, full
+			}
+			f.stamped(s, now)
+			return f.synACK(now), frame.Reply, full
+		}
 		if was == SynReceived && s.flags&rst != 0 && f.id == 0 {
 			t.forget(sh, f, slot) // RFC 9293, 3.10.7.4: back to LISTEN
 			return a, frame.Pass, full

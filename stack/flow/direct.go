@@ -150,7 +150,7 @@ func (p *pairing) sayOpening(s *segment) {
 	p.says = append(p.says, m.word(answer{syn: synOptions(s), seq: s.seq, window: s.window}))
 }
 
-// synOptions writes the options that a SYN offers.
+// synOptions writes the options that a SYN or a SYN-ACK offers.
 func synOptions(s *segment) []byte {
 	o := make([]byte, 0, optionsMost)
 	o = binary.BigEndian.AppendUint16(append(o, optMSS, 4), s.mss)
@@ -164,7 +164,7 @@ func synOptions(s *segment) []byte {
 	}
 	if s.ts {
 		o = binary.BigEndian.AppendUint32(append(o, optTimestamps, 10), s.tsVal)
-		o = binary.BigEndian.AppendUint32(o, 0)
+		o = binary.BigEndian.AppendUint32(o, s.tsEcr) // 0 in a SYN
 	}
 	if s.scale >= 0 {
 		o = append(o, optNOP, optScale, 3, byte(s.scale))
