@@ -85,6 +85,9 @@ func (s *Server) endedOf(v *tcpinfo.Carried) Ended {
 		Opened: v.Opened, Lasted: v.Age, Connect: v.Connect, Retries: v.Retries,
 		Carrier: v.Carrier, Why: s.whyNotDirect(v.Carrier),
 	}
+	if !e.BackendAddr.IsValid() {
+		e.BackendAddr = v.Last
+	}
 	e.Reason, e.Detail = reasonOfCarried(v)
 	e.First = firstOfCarried(v, e.Reason)
 	e.Outcome = outcome(&e)
@@ -111,7 +114,7 @@ func endedLeg(l *tcpinfo.Leg, present bool) EndedSide {
 var endedBy = map[tcpinfo.Rule]Reason{
 	tcpinfo.IdleTimeout:    IdleTimeout,
 	tcpinfo.HalfClose:      HalfCloseTimeout,
-	tcpinfo.ConnectTimeout: NoBackend,
+	tcpinfo.ConnectTimeout: NoBackend, // as syn_retries, before one has answered
 	tcpinfo.Refused:        NoBackend,
 	tcpinfo.Drained:        Drained,
 	tcpinfo.DrainDeadline:  DrainDeadline,
@@ -128,6 +131,9 @@ func reasonOfCarried(v *tcpinfo.Carried) (Reason, string) {
 	bounded := v.FirstBy == tcpinfo.Drained && v.First == tcpinfo.Peer
 	if r, ok := endedBy[v.FirstBy]; ok && !bounded {
 		return r, detailOf(v)
+	}
+	if v.FirstBy == tcpinfo.SynRetries && v.View.Connecting {
+		return NoBackend, detailOf(v)
 	}
 	if r, ok := reasonOfLegs(v); ok {
 		return r, ""
@@ -174,15 +180,23 @@ func clientReset(v *tcpinfo.Carried) Reason {
 	return ClientReset
 }
 
+// attempts are how one at a backend ends.
+var attempts = map[tcpinfo.Rule]string{
+	tcpinfo.Refused:        "refused",
+	tcpinfo.ConnectTimeout: "did not answer within connect_timeout",
+	tcpinfo.SynRetries:     "never answered our SYN, which was repeated as often as syn_retries allows",
+}
+
 // detailOf adds what the reason does not say.
 func detailOf(v *tcpinfo.Carried) string {
-	switch v.FirstBy {
-	case tcpinfo.Refused:
-		return fmt.Sprintf("%d attempts, the last: %s refused", v.Retries, v.View.Backend)
-	case tcpinfo.ConnectTimeout:
-		return fmt.Sprintf("%d attempts, the last: %s did not answer", v.Retries, v.View.Backend)
+	how, ok := attempts[v.FirstBy]
+	switch {
+	case !ok:
+		return ""
+	case !v.Last.IsValid():
+		return fmt.Sprintf("%d attempts", v.Retries)
 	}
-	return ""
+	return fmt.Sprintf("%d attempts, the last: %s %s", v.Retries, v.Last, how)
 }
 
 // firstOfCarried is the witness of its end.

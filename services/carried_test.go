@@ -73,6 +73,10 @@ func TestWhatEndedACarriedConnection(t *testing.T) {
 			services.NoBackend, "us", services.ByRST, services.Reset},
 		"no backend answered": {tcpinfo.Carried{Client: reset, View: tcpinfo.CarriedView{Connecting: true}, First: tcpinfo.Us, FirstBy: tcpinfo.ConnectTimeout, ByRST: true},
 			services.NoBackend, "us", services.ByRST, services.Reset},
+		"no backend answered our SYNs": {tcpinfo.Carried{Client: tcpinfo.Leg{Reset: true, Rule: tcpinfo.SynRetries}, View: tcpinfo.CarriedView{Connecting: true}, First: tcpinfo.Us, FirstBy: tcpinfo.SynRetries, ByRST: true},
+			services.NoBackend, "us", services.ByRST, services.Reset},
+		"the client never ends its handshake": {tcpinfo.Carried{Client: died(tcpinfo.SynRetries), Backend: reset, First: tcpinfo.Us, FirstBy: tcpinfo.SynRetries, ByRST: true},
+			services.ClientSynRetries, "client", services.ByTimeout, services.Reset},
 		"nobody knows": {tcpinfo.Carried{Client: reset, Backend: reset},
 			services.InternalError, "us", services.ByFIN, services.Reset},
 	} {

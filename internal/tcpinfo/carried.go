@@ -71,10 +71,11 @@ type Carried struct {
 	Carrier Carrier
 	View    CarriedView
 	Policy  string
-	Opened  time.Time     // the client's first SYN
-	Age     time.Duration // since then; of one that has ended, how long it lasted
-	Connect time.Duration // until the backend was connected; 0 before
-	Retries int           // attempts at backends that failed
+	Opened  time.Time      // the client's first SYN
+	Age     time.Duration  // since then; of one that has ended, how long it lasted
+	Connect time.Duration  // until the backend was connected; 0 before
+	Retries int            // attempts at backends that failed
+	Last    netip.AddrPort // the backend of the last of them, if none was connected and it is known
 	Client  Leg
 	Backend Leg
 	First   Who     // Peer tells to look at FirstOf; Us is the table; Nobody has ended it

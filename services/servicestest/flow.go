@@ -338,6 +338,9 @@ func (f *carriedFlow) carried() tcpinfo.Carried {
 	}
 	if f.connecting {
 		c.Client = tcpinfo.Leg{Local: f.client.remote, Remote: f.client.local, Reset: f.gone}
+		if f.firstBy == tcpinfo.Refused || f.firstBy == tcpinfo.ConnectTimeout {
+			c.Last, c.View.Backend = c.View.Backend, netip.AddrPort{} // the client waits without one
+		}
 		return c
 	}
 	c.Client, c.Backend = f.leg(f.client, tcpinfo.ClientLeg), f.leg(f.backend, tcpinfo.BackendLeg)

@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"syscall"
 	"time"
 
 	"github.com/lastack/lastack/config"
@@ -43,7 +42,7 @@ func (t *Table) carriedDeadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool
 		if o := t.ownerOf(f.owner()); o != nil {
 			s.after(uint32(f.began/1e6), o.settings.ConnectTimeout, tcpinfo.ConnectTimeout)
 		}
-		s.after(uint32(f.began/1e6), handshake(t.policy(f.policy).Retransmit.SynRetries), tcpinfo.ConnectTimeout)
+		s.after(uint32(f.began/1e6), handshake(t.policy(f.policy).Retransmit.SynRetries), tcpinfo.SynRetries)
 	case f.state == SynReceived:
 		if f.answered() { // else it waits for a backend, by no fault of its own
 			s.after(f.synAckAt(), handshake(t.policy(f.policy).Retransmit.SynRetries), tcpinfo.SynRetries)
@@ -167,8 +166,12 @@ func (p *pairing) fire(rule tcpinfo.Rule, now instant) {
 			return
 		}
 		p.dies(p.f, rule, now)
-	case tcpinfo.ConnectTimeout:
-		p.failed(syscall.ETIMEDOUT, now)
+	case tcpinfo.ConnectTimeout, tcpinfo.SynRetries:
+		if f.has(dialled) {
+			p.failed(rule, now)
+			return
+		}
+		p.dies(p.f, rule, now)
 	case tcpinfo.IdleTimeout:
 		how := "fin"
 		if policy.AbortiveClose {

@@ -12,12 +12,12 @@ import (
 // has not answered in time: the client's leg waits without a mate while the next
 // backend is chosen and dialled, and is refused when there is none.
 
-// failed gives a backend up that has refused or stayed silent. The next one is
-// chosen once the locks are free.
-func (p *pairing) failed(err error, now instant) {
+// failed gives a backend up that has refused, or has stayed silent for as long as a
+// rule allows. The next one is chosen once the locks are free.
+func (p *pairing) failed(why tcpinfo.Rule, now instant) {
 	t, client := p.t, p.client.key
 	backend := p.other.key.remoteAddr()
-	if err != syscall.ECONNREFUSED { // RFC 9293, 3.5.2: no RST answers a RST
+	if why != tcpinfo.Refused { // RFC 9293, 3.5.2: no RST answers a RST
 		t.ways.forget(backend)
 		p.say(p.other, p.other.giveUp(), now)
 	}
@@ -26,33 +26,34 @@ func (p *pairing) failed(err error, now instant) {
 	c.own(c.owner(), c.retries()+1)
 	c.newer = 0 // no mate: whoever comes meanwhile is ignored
 	t.forget(sh, p.other, slot)
-	p.tried = func() { t.another(&client, backend, err) }
+	p.tried = func() { t.another(&client, backend, why) }
 }
 
 // giveUp is a RST for who may have taken our SYN and not told us.
 func (f *Flow) giveUp() answer { return answer{rst: true, seq: f.iss + 1} }
 
-// another makes the next attempt for a client that waits.
-func (t *Table) another(client *key, after netip.AddrPort, err error) {
+// another makes the next attempt for a client that waits, after one that ended by a
+// rule.
+func (t *Table) another(client *key, after netip.AddrPort, why tcpinfo.Rule) {
 	o, tries := t.waiting(client)
 	if o == nil {
-		t.refuse(client, nil, tcpinfo.Refused)
+		t.refuse(client, nil, after, tcpinfo.Refused)
 		return
 	}
-	o.to.Tried(after, err)
-	why := tcpinfo.Refused
-	if err != syscall.ECONNREFUSED {
-		why = tcpinfo.ConnectTimeout
+	err := syscall.ETIMEDOUT
+	if why == tcpinfo.Refused {
+		err = syscall.ECONNREFUSED
 	}
+	o.to.Tried(after, err)
 	if tries > o.settings.ConnectRetries {
-		t.refuse(client, o, why)
+		t.refuse(client, o, after, why)
 		return
 	}
 	backend, ok := o.to.Choose(client.remoteAddr(), after)
 	switch {
 	case !ok:
-		t.refuse(client, o, why)
-	case backend == after && err == syscall.ECONNREFUSED:
+		t.refuse(client, o, after, why)
+	case backend == after && why == tcpinfo.Refused:
 		t.pause(client, tries) // it may be starting anew
 	default:
 		t.attempt(client, o, backend, why)
@@ -108,13 +109,13 @@ func (t *Table) tryAgain(client *key) {
 	}
 	o, _ := t.waiting(client)
 	if o == nil {
-		t.refuse(client, nil, tcpinfo.Refused)
+		t.refuse(client, nil, netip.AddrPort{}, tcpinfo.Refused)
 		return
 	}
 	// The client's own address stands for a backend that nobody has.
 	backend, ok := o.to.Choose(client.remoteAddr(), client.remoteAddr())
 	if !ok {
-		t.refuse(client, o, tcpinfo.Refused)
+		t.refuse(client, o, netip.AddrPort{}, tcpinfo.Refused)
 		return
 	}
 	t.attempt(client, o, backend, tcpinfo.Refused)
@@ -130,7 +131,7 @@ func (t *Table) attempt(client *key, o *owned, backend netip.AddrPort, why tcpin
 	}
 	k, ok := t.source(w, backend, now)
 	if !ok {
-		t.refuse(client, o, why)
+		t.refuse(client, o, backend, why)
 		return
 	}
 	p := t.lockBoth(client, &k)
@@ -164,8 +165,9 @@ func (t *Table) stepAside(client *key, o *owned, backend netip.AddrPort) {
 }
 
 // refuse tells a client that waits that there is nobody, as a host without a
-// listener would (RFC 9293, 3.10.7.1).
-func (t *Table) refuse(client *key, o *owned, why tcpinfo.Rule) {
+// listener would (RFC 9293, 3.10.7.1). last is the backend of the last attempt, if it
+// is known.
+func (t *Table) refuse(client *key, o *owned, last netip.AddrPort, why tcpinfo.Rule) {
 	sh, h := t.shard(client)
 	now := t.now()
 	sh.mu.Lock()
@@ -179,6 +181,7 @@ func (t *Table) refuse(client *key, o *owned, why tcpinfo.Rule) {
 	f.flags |= rstSent
 	f.enter(Closed, now)
 	c := t.describe(f, nil, now)
+	c.Last = last
 	t.forget(sh, f, slot)
 	sh.mu.Unlock()
 	t.put(&r)

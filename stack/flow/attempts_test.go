@@ -20,19 +20,32 @@ func TestOnlyASilentBackendIsTold(t *testing.T) {
 	k.backend.say(lab.RST|lab.ACK, 0, 1, "")
 	k.backend.silence("after its RST")
 	k.client.hear("a RST: no attempt is left", lab.RST|lab.ACK)
-	if e := k.end(); e.Client.Rule != tcpinfo.Refused {
-		t.Errorf("it ended by %q, want %q", e.Client.Rule, tcpinfo.Refused)
-	}
+	k.missed(tcpinfo.Refused)
 
-	k = stillTalk(t, tcpinfo.Direct, nil)
-	syn := k.opens()
-	k.clock.Advance(6 * time.Second)
-	if s := k.backend.hear("a RST", lab.RST); s.Seq != syn.Seq+1 {
-		t.Errorf("it has number %d, want the one behind our SYN, %d", s.Seq, syn.Seq+1)
+	for rule, c := range map[tcpinfo.Rule]struct {
+		retries int
+		within  time.Duration
+	}{tcpinfo.ConnectTimeout: {2, 6 * time.Second}, tcpinfo.SynRetries: {1, 4 * time.Second}} {
+		k = stillTalk(t, tcpinfo.Direct, func(k *talk) { k.policy.Retransmit.SynRetries = c.retries })
+		syn := k.opens()
+		if timers := k.live().Backend.Info.Timers; len(timers) != 1 || timers[0].Name != rule {
+			t.Errorf("the timer of an attempt is %v, want that of %s", timers, rule)
+		}
+		k.clock.Advance(c.within)
+		if s := k.backend.hear("a RST", lab.RST); s.Seq != syn.Seq+1 {
+			t.Errorf("it has number %d, want the one behind our SYN, %d", s.Seq, syn.Seq+1)
+		}
+		k.client.hear("a RST: no attempt is left", lab.RST|lab.ACK)
+		k.missed(rule)
 	}
-	k.client.hear("a RST: no attempt is left", lab.RST|lab.ACK)
-	if e := k.end(); e.Client.Rule != tcpinfo.ConnectTimeout {
-		t.Errorf("it ended by %q, want %q", e.Client.Rule, tcpinfo.ConnectTimeout)
+}
+
+// missed wants the connection to have ended by a rule for a backend's fault.
+func (k *talk) missed(rule tcpinfo.Rule) {
+	k.Helper()
+	e := k.end()
+	if e.FirstBy != rule || !e.View.Connecting || e.Client.Died || !e.Client.Reset || e.Last != ductBackend {
+		k.Errorf("it ended by %q, want %q and %v as the last backend: %+v", e.FirstBy, rule, ductBackend, e)
 	}
 }
 

@@ -170,7 +170,7 @@ func (t *Table) leg(f *Flow, now instant) tcpinfo.Leg {
 	}
 	if f.endedBy > 0 {
 		l.Rule = limitRules[f.endedBy-1]
-		l.Died = l.Died || peersFault(l.Rule)
+		l.Died = l.Died || peersFault(l.Rule) && !f.waits() // else a backend has not answered
 	}
 	l.Info = tcpinfo.Info{
 		State: f.state.String(), SndMSS: uint32(f.sndMSS), SACK: f.has(sackOK), Timestamps: f.has(timestamps),

@@ -3,9 +3,9 @@ package flow
 import (
 	"encoding/binary"
 	"net/netip"
-	"syscall"
 	"time"
 
+	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/netif/frame"
 )
 
@@ -289,7 +289,7 @@ func (p *pairing) answered(fr *frame.Frame, l frame.Layout, s *segment, now inst
 		}
 		return frame.Consume
 	case s.flags&rst != 0:
-		p.failed(syscall.ECONNREFUSED, now)
+		p.failed(tcpinfo.Refused, now)
 		return frame.Consume
 	case s.flags&syn == 0:
 		return frame.Drop

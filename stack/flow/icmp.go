@@ -2,7 +2,6 @@ package flow
 
 import (
 	"encoding/binary"
-	"syscall"
 
 	"github.com/lastack/lastack/internal/tcpinfo"
 	"github.com/lastack/lastack/netif/frame"
@@ -89,7 +88,7 @@ func (t *Table) unreachable(k *key) {
 		return
 	}
 	if p.f.state == SynSent {
-		p.failed(syscall.ECONNREFUSED, t.now())
+		p.failed(tcpinfo.Refused, t.now())
 	}
 	p.unlock()
 	p.speak()
