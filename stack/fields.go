@@ -44,16 +44,20 @@ type fields struct {
 // timerAt is a timer of gVisor's.
 type timerAt struct{ state, target, clockTarget, timer, callback uintptr }
 
-// arm makes a timer of an endpoint fire after d, unless it runs. It is what
-// gVisor's own method does, which nobody else can call.
+// runs reports whether a timer of an endpoint is to fire.
+func (at timerAt) runs(base unsafe.Pointer) bool { return get[int](base, at.state) == timerEnabled }
+
+// arm makes a timer that does not run fire after d. It is what gVisor's own method
+// does, which nobody else can call.
 func (at timerAt) arm(base unsafe.Pointer, clock tcpip.Clock, d time.Duration) {
-	if get[int](base, at.state) == timerEnabled {
-		return
-	}
 	target := clock.NowMonotonic().Add(d)
 	put(base, at.target, target)
 	put(base, at.clockTarget, target)
 	put(base, at.state, timerEnabled)
+	if timer := get[tcpip.Timer](base, at.timer); timer != nil {
+		timer.Reset(d)
+		return
+	}
 	put(base, at.timer, clock.AfterFunc(d, get[func()](base, at.callback)))
 }
 
@@ -223,7 +227,7 @@ func (f *fields) fill(e *tcp.Endpoint, now tcpip.MonotonicTime, info *tcpinfo.In
 		info.CaState = "recovery"
 	}
 	add := func(base unsafe.Pointer, at timerAt, name tcpinfo.Rule, try int) {
-		if get[int](base, at.state) == timerEnabled {
+		if at.runs(base) {
 			left := get[tcpip.MonotonicTime](base, at.target).Sub(now)
 			info.Timers = append(info.Timers, tcpinfo.Timer{Name: name, Left: max(left, 0), Try: try})
 		}

@@ -326,14 +326,17 @@ func (l *Loaded) Go() {
 	}
 }
 
-// rearm starts the retransmission timer if something is unacknowledged.
-func (f *fields) rearm(e *tcp.Endpoint, clock tcpip.Clock) {
+// rearm starts the retransmission timer if something is unacknowledged and neither
+// that one nor the one of the probe before it (RFC 8985, 7.2) runs. It reports
+// whether it had to.
+func (f *fields) rearm(e *tcp.Endpoint, clock tcpip.Clock) bool {
 	e.LockUser()
 	defer e.UnlockUser()
 	snd := get[unsafe.Pointer](unsafe.Pointer(e), f.snd)
 	if state := e.EndpointState(); snd == nil || !finishing(state) && state != tcp.StateEstablished && state != tcp.StateCloseWait ||
-		get[uint32](snd, f.sndUna) == get[uint32](snd, f.sndNxt) {
-		return
+		get[uint32](snd, f.sndUna) == get[uint32](snd, f.sndNxt) || f.tailProbe.runs(snd) || f.resend.runs(snd) {
+		return false
 	}
 	f.resend.arm(snd, clock, get[time.Duration](snd, f.rto))
+	return true
 }

@@ -146,7 +146,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	})
 	s.routers.start()
 	if s.flows != nil {
-		s.flows.Start(s.limited)
+		s.flows.Start(s.limited, s.resend)
 	}
 	if err := s.assemble(ctx, o); err != nil {
 		s.Close()
@@ -169,17 +169,32 @@ func (s *Stack) noPeers() []netip.Addr {
 // limited ends a connection that was in a state for as long as its policy
 // allows. One that services hold reports the rule as its death.
 func (s *Stack) limited(l flow.Limit) bool {
-	id := gstack.TransportEndpointID{
-		LocalPort: l.Local.Port(), LocalAddress: tcpip.AddrFromSlice(l.Local.Addr().AsSlice()),
-		RemotePort: l.Remote.Port(), RemoteAddress: tcpip.AddrFromSlice(l.Remote.Addr().AsSlice()),
-	}
-	found := s.s.FindTransportEndpoint(protocolOf(l.Local.Addr()), tcp.ProtocolNumber, id, 0)
-	ep, ok := found.(*tcp.Endpoint)
-	if !ok || ep.EndpointState() == tcp.StateListen || ep.ID != id {
-		return false // a listener takes what nobody else does
+	ep := s.endpoint(l.Local, l.Remote)
+	if ep == nil {
+		return false
 	}
 	ep.Abort()
 	return true
+}
+
+// resend is a flow.ResendFunc.
+func (s *Stack) resend(local, remote netip.AddrPort) bool {
+	ep := s.endpoint(local, remote)
+	return ep != nil && s.fields.rearm(ep, s.s.Clock())
+}
+
+// endpoint finds a connection of gVisor's, or nil.
+func (s *Stack) endpoint(local, remote netip.AddrPort) *tcp.Endpoint {
+	id := gstack.TransportEndpointID{
+		LocalPort: local.Port(), LocalAddress: tcpip.AddrFromSlice(local.Addr().AsSlice()),
+		RemotePort: remote.Port(), RemoteAddress: tcpip.AddrFromSlice(remote.Addr().AsSlice()),
+	}
+	found := s.s.FindTransportEndpoint(protocolOf(local.Addr()), tcp.ProtocolNumber, id, 0)
+	ep, ok := found.(*tcp.Endpoint)
+	if !ok || ep.EndpointState() == tcp.StateListen || ep.ID != id {
+		return nil // a listener takes what nobody else does
+	}
+	return ep
 }
 
 func (s *Stack) assemble(ctx context.Context, o Options) error {

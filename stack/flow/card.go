@@ -278,18 +278,19 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			}
 			return a, frame.Drop, full
 		}
+		window := s.window
 		if f.outdated(s) {
 			if s.length() == 0 && before(s.ack, f.sndUna) {
 				return a, frame.Consume, full // nothing in it is news
 			}
-			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint16(tcp[14:], f.peerWindow) })
+			window = f.peerWindow
 		}
 		if f.overEdge(s) {
 			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint32(tcp[4:], f.rcvNxt) })
 		}
 		f.receivedLate(s, now)
-		if f.has(crumb) && s.window != 0 {
-			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint16(tcp[14:], 0) })
+		if window = f.told(window); window != s.window && s.flags&rst == 0 {
+			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint16(tcp[14:], window) })
 		}
 		if f.has(rstSeen) && (f.id == 0 || f.has(released)) {
 			t.forget(sh, f, slot) // nobody else will say that it is over
@@ -487,6 +488,8 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 	f.sent(s, now)
 	if f.state != was || f.has(zeroWindow) != zero {
 		full = t.moved(sh, f, slot, now)
+	} else if s.length() > 0 {
+		t.watch(sh, f, slot, now)
 	}
 	return full, frame.Pass
 }

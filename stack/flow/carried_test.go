@@ -426,7 +426,7 @@ func TestOwnWordsAreNotAheadOfThePeersClock(t *testing.T) {
 			said = append(said, binary.BigEndian.Uint32(p[l.Transport+24:]))
 		}
 	})
-	d.table.Start(nil)
+	d.table.Start(nil, nil)
 	defer d.table.Close()
 	stamp := func(val, ecr uint32) []byte {
 		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32([]byte{1, 1, 8, 10}, val), ecr)

@@ -21,6 +21,7 @@ type Counters struct {
 	ICMP         atomic.Uint64 // ICMP errors dropped: about nothing that was sent, or with an MTU below the floor
 	BadSource    atomic.Uint64 // SYNs dropped that claim to come from a group, from us or from nowhere
 	Group        atomic.Uint64 // segments dropped that were sent to all on the link
+	Stalls       atomic.Uint64 // times that the stack had no timer running for what was unacknowledged
 	Challenges   atomic.Uint64 // ACKs sent in answer to what was dropped
 	CarriedFull  atomic.Uint64 // clients for whom there was no room among the carried connections
 	Probes       atomic.Uint64 // keepalive segments sent because somebody asked, or for a sweep
@@ -39,7 +40,7 @@ func (c *Counters) Map() map[string]uint64 {
 		"time_wait_rsts_ignored": c.TimeWaitRST.Load(), "limited": c.Limited.Load(), "paws": c.PAWS.Load(),
 		"no_timestamp": c.NoTimestamp.Load(), "bad_ack": c.BadACK.Load(), "no_ack": c.NoACK.Load(),
 		"late_syn": c.LateSYN.Load(), "behind_fin": c.BehindFIN.Load(),
-		"bad_source": c.BadSource.Load(), "group": c.Group.Load(), "icmp_refused": c.ICMP.Load(), "challenge_acks": c.Challenges.Load(), "probes": c.Probes.Load(),
+		"bad_source": c.BadSource.Load(), "group": c.Group.Load(), "icmp_refused": c.ICMP.Load(), "challenge_acks": c.Challenges.Load(), "probes": c.Probes.Load(), "stalls": c.Stalls.Load(),
 		"spliced": c.Spliced.Load(), "directed": c.Directed.Load(), "carried_ends": c.CarriedEnds.Load(), "untranslated": c.Untranslated.Load(),
 		"held_over": c.HeldOver.Load(), "carried_full": c.CarriedFull.Load(),
 	}

@@ -39,12 +39,12 @@ func ruleNumber(r tcpinfo.Rule) uint8 {
 }
 
 // Start turns the wheels from now on. limit ends a connection whose time is
-// over and reports whether there was one; it is called without any lock of a
-// shard.
-func (t *Table) Start(limit func(Limit) bool) {
+// over and reports whether there was one. Both functions are called without any lock
+// of a shard, and may be nil.
+func (t *Table) Start(limit func(Limit) bool, resend ResendFunc) {
 	t.timing.Lock()
 	defer t.timing.Unlock()
-	t.limit = limit
+	t.limit, t.resend = limit, resend
 	t.ticking.Store(true)
 	timer := t.clock.AfterFunc(wheelTick*time.Millisecond, t.tick)
 	t.timer.Store(&timer)
@@ -103,8 +103,8 @@ func (t *Table) turn(sh *shard, others *yielder) (busy bool) {
 		for i := range e.legs {
 			t.due(&e.legs[i])
 		}
-		for i := range e.fins {
-			t.put(&e.fins[i])
+		for i := range e.late {
+			t.hasten(&e.late[i])
 		}
 		for _, l := range e.over {
 			t.Count.Limited.Add(1)
@@ -124,51 +124,27 @@ func (t *Table) turn(sh *shard, others *yielder) (busy bool) {
 type elapsed struct {
 	over []Limit // relayed ones that end
 	legs []key   // carried ones
-	fins []word  // to be sent again
+	late []key   // relayed ones with something unacknowledged
 }
 
 // expire looks at a flow whose time has come, unless it has moved.
 func (t *Table) expire(sh *shard, f *Flow, slot uint32, now instant, e *elapsed) {
 	due, rule, ok := t.deadline(f)
 	switch {
-	case !ok:
-	case int32(due-now.ms) > 0:
-		sh.time(f, slot, due, now.ms)
+	case !ok || int32(due-now.ms) > 0:
+		if f.unanswered() && now.ms-f.progress >= lookAfter {
+			e.late = append(e.late, f.key)
+		}
+		t.rearm(sh, f, slot, now)
 	case rule == tcpinfo.TimeWait:
 		t.Count.Expired.Add(1)
 		t.forget(sh, f, slot)
-	case rule == tcpinfo.Retransmit:
-		next := now.ms + milliseconds(finPatience)
-		if f.sndUna == f.finSeq { // all that was before it has arrived
-			e.fins = append(e.fins, f.finAgain(now))
-			next, _, _ = t.deadline(f)
-		}
-		sh.time(f, slot, next, now.ms)
 	case rule == tcpinfo.FinWait2, rule == "":
 		t.forget(sh, f, slot) // gVisor gives up by itself
 	default:
 		f.endedBy = ruleNumber(rule)
 		e.over = append(e.over, Limit{f.key.localAddr(), f.key.remoteAddr(), f.id, rule})
 	}
-}
-
-// finPatience is how long gVisor has to send a FIN again before the table does it:
-// gVisor has no timer running after the loss of a FIN and of the probe that looked
-// for it (RFC 8985, 7.3), and would never send it again. Twice as long each
-// time, which its own repetitions always precede.
-const finPatience = 4 * time.Second
-
-// finLate is when a FIN that gVisor has not sent again is late.
-func (t *Table) finLate(f *Flow) uint32 {
-	return f.finDue(max(finPatience, 4*t.policy(f.policy).Retransmit.MinRTO))
-}
-
-// finAgain is our FIN once more, counted as sent.
-func (f *Flow) finAgain(now instant) word {
-	if f.finRetrans < 255 {
-		f.finRetrans++
-	}
-	return f.word(f.finOnceMore(now))
 }
 
 // handshake is how long an unanswered SYN or SYN-ACK takes that is repeated
@@ -180,9 +156,19 @@ func handshake(retries int) time.Duration {
 	return min(time.Second<<(retries+1)-time.Second, handshakeMost)
 }
 
-// rearm sets the flow's timer for the state it is in.
+// rearm sets the flow's timer for the state it is in, and for what is unacknowledged.
 func (t *Table) rearm(sh *shard, f *Flow, slot uint32, now instant) {
-	if due, _, ok := t.deadline(f); ok {
+	due, _, ok := t.deadline(f)
+	if f.unanswered() {
+		look := f.nextLook(now)
+		if f.timed && int32(f.due-look) < 0 {
+			look = f.due
+		}
+		if !ok || int32(look-due) < 0 {
+			due, ok = look, true
+		}
+	}
+	if ok {
 		sh.time(f, slot, due, now.ms)
 		t.wind()
 		return
@@ -256,12 +242,6 @@ func (t *Table) deadline(f *Flow) (due uint32, rule tcpinfo.Rule, ok bool) {
 		since = uint32(f.began/1e6) + f.entered[f.state] - 1 // a repeated SYN is no progress
 	}
 	due = since + uint32(limit.Milliseconds())
-	switch f.state {
-	case FinWait1, Closing, LastAck:
-		if at := t.finLate(f); !ok || int32(at-due) < 0 {
-			due, rule, ok = at, tcpinfo.Retransmit, true
-		}
-	}
 	if f.has(zeroWindow) && f.closedWnd != 0 && p.ZeroWindow > 0 && f.state.synchronized() && f.state != TimeWait {
 		if at := f.closedWnd + uint32(p.ZeroWindow.Milliseconds()); !ok || int32(at-due) < 0 {
 			return at, tcpinfo.ZeroWindow, true

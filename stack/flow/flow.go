@@ -146,7 +146,7 @@ func (f *Flow) sent(s *segment, now instant) {
 	if s.length() > 0 && s.seq == f.sndUna && before(s.seq, f.sndNxt) && f.repeats < 255 {
 		f.repeats++
 	}
-	if f.has(carried) && f.sndUna == f.sndNxt && after(s.end(), f.sndNxt) {
+	if f.sndUna == f.sndNxt && after(s.end(), f.sndNxt) {
 		f.progress, f.repeats = now.ms, 0 // the age of the oldest byte begins, keepalive ends
 	}
 	if after(s.end(), f.sndNxt) {

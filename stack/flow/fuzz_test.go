@@ -86,7 +86,7 @@ func newPlay(t *testing.T) *play {
 	six := netip.MustParseAddrPort("[2001:db8::1]:80")
 	p.table.Listen(six, "default")
 	p.table.Carry(six, "web", tcpinfo.Direct)
-	p.table.Start(func(flow.Limit) bool { return false })
+	p.table.Start(nil, nil)
 	p.two[0] = &player{client: netip.MustParseAddrPort("172.16.0.9:10000"), at: ductAt}
 	p.two[1] = &player{client: netip.MustParseAddrPort("[2001:db8::9]:10000"), at: six}
 	for _, x := range p.two {

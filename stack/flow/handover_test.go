@@ -70,7 +70,7 @@ func TestFlowsGoOnInAnotherTable(t *testing.T) {
 	if got := second.show(1007, true, flagACK, 1001, 9999); got == frame.Pass {
 		t.Error("an ACK of what was never sent is passed: the table does not know the connection")
 	}
-	second.table.Start(nil)
+	second.table.Start(nil, nil)
 	defer second.table.Close()
 	second.clock.Advance(29 * time.Second)
 	if got := second.table.Held(); got != 1000 {

@@ -23,6 +23,7 @@ type crowd struct {
 	card  *flow.Card
 	frame frame.Frame
 	bytes [14 + 40]byte
+	size  byte // bytes of data that segments to clients say they have
 }
 
 const (
@@ -52,6 +53,7 @@ func (c *crowd) show(n uint32, inbound bool, flags byte, seq, ack uint32) frame.
 	cport, bport := p[20:22], p[22:24]
 	if !inbound {
 		client, box, cport, bport = box, client, bport, cport
+		p[3] += c.size
 	}
 	binary.BigEndian.PutUint32(client, 10<<24|n/50000)
 	binary.BigEndian.PutUint16(cport, uint16(10000+n%50000))
@@ -108,7 +110,7 @@ func TestAMillionTimeWaitsFitInto256Megabytes(t *testing.T) {
 	if got := c.show(uint32(n)*7/9, true, flagFIN|flagACK, 1001, 5002); got != frame.Reply {
 		t.Errorf("a FIN that comes again gets verdict %d, want an answer", got)
 	}
-	c.table.Start(nil)
+	c.table.Start(nil, nil)
 	defer c.table.Close()
 	c.clock.Advance(61 * time.Second)
 	if got := c.table.Len(); got != 0 {
@@ -195,7 +197,7 @@ func BenchmarkAmongAMillionTimeWaits(b *testing.B) {
 			b.StopTimer()
 			c := fill()
 			c.clock.Advance(59 * time.Second)
-			c.table.Start(nil)
+			c.table.Start(nil, nil)
 			b.StartTimer()
 			c.clock.Advance(2 * time.Second)
 			b.StopTimer()
@@ -219,7 +221,7 @@ func BenchmarkAFrameWhileAMillionExpire(b *testing.B) {
 			c.end(i)
 		}
 		c.clock.Advance(59 * time.Second)
-		c.table.Start(nil)
+		c.table.Start(nil, nil)
 		done := make(chan struct{})
 		var other crowd
 		other.table, other.card = c.table, c.card

@@ -128,7 +128,7 @@ func TestRandomSegmentsCrashNothing(t *testing.T) {
 		total = 100_000
 	}
 	n := &noise{newCrowd(1000), rand.New(rand.NewPCG(uint64(total), 3)), 300}
-	n.table.Start(func(flow.Limit) bool { return false })
+	n.table.Start(nil, nil)
 	defer n.table.Close()
 	seen := make(map[flow.State]int)
 	for i := range total {

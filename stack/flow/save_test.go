@@ -55,7 +55,7 @@ func TestTimeWaitsOutliveTheirTable(t *testing.T) {
 	if got := second.show(7, true, flagFIN|flagACK, 1001, 5002); got != frame.Reply {
 		t.Errorf("a FIN that comes again gets verdict %d, want an answer", got)
 	}
-	second.table.Start(nil)
+	second.table.Start(nil, nil)
 	defer second.table.Close()
 	second.clock.Advance(29 * time.Second)
 	if got := second.table.Held(); got != 100 {

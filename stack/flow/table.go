@@ -32,6 +32,7 @@ type Table struct {
 	wall     time.Time // the same
 	rules    atomic.Pointer[rules]
 	limit    func(Limit) bool
+	resend   ResendFunc
 	held     [policiesMost]atomic.Int64 // flows in TIME-WAIT, for each policy
 	halfOpen atomic.Int64
 	probes   probes

@@ -88,7 +88,7 @@ func stillTalk(t *testing.T, by tcpinfo.Carrier, change func(*talk)) *talk {
 	k.table.Carry(ductAt, "web", by)
 	k.client = &end{talk: k, name: "client", card: k.table.Card(), mac: lab.MAC{2, 0, 0, 0, 0, 8}, from: talkClient, to: ductAt, iss: 100_000, win: 50_000, val: talkTS}
 	k.backend = &end{talk: k, name: "backend", card: k.table.Card(), mac: lab.MAC{2, 0, 0, 0, 0, 9}, from: ductBackend, iss: 700_000, win: 50_000, val: 9 * talkTS}
-	k.table.Start(func(flow.Limit) bool { return false })
+	k.table.Start(nil, nil)
 	t.Cleanup(k.table.Close)
 	for i, c := range []*flow.Card{k.client.card, k.backend.card} {
 		c.Bind(&side{[]string{"wan0", "lan0"}[i]}, func(*frame.Frame) {})
