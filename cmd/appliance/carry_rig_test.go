@@ -283,3 +283,13 @@ func (c *crossing) segments(r *carrytest.Result) string {
 	}
 	return text
 }
+
+// stalls is how often the table has found that nothing would have been sent again.
+func (c *crossing) stalls() uint64 {
+	c.t.Helper()
+	status, err := c.admin.Status(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return status.Table["stalls"]
+}

@@ -155,11 +155,13 @@ func playCrossing(t *testing.T, s carrySettings, seed uint64, n int, forwarding 
 	}
 	began := time.Now()
 	results := make(map[int]string)
-	var slowest time.Duration
+	slowest := new(carrytest.Result)
 	st := &carrytest.Stage{Lanes: c.lanes, Patience: time.Duration(s.patience) * time.Second}
 	err := st.Play(t.Context(), schedules, func(r *carrytest.Result) {
 		results[r.Schedule.Index] = r.Mark()
-		slowest = max(slowest, r.Took)
+		if r.Took >= slowest.Took {
+			slowest = r
+		}
 		if r.Fault != nil {
 			t.Errorf("%v\n%v\nthe client %+v\nthe backend %+v\nthe appliance remembers:%s\nto repeat it: %s='seed=%d count=%d loss=%d only=%d forwarding=%s times=20' go test ./cmd/appliance -v -run EveryCarrier",
 				r.Schedule, r.Fault, r.Client, r.Backend, c.ledger(r.Slot)+c.segments(r), carryVariable, seed, n, s.loss, r.Schedule.Index, forwarding)
@@ -172,7 +174,8 @@ func playCrossing(t *testing.T, s carrySettings, seed uint64, n int, forwarding 
 	if count := c.carriers(); s.only < 0 && forwarding != "relay" && count[forwarding] == 0 {
 		t.Errorf("no connection was carried by %s: %v", forwarding, count)
 	}
-	t.Logf("seed %d: %d connections in %v, the slowest took %v, carried by %v", seed, len(schedules), time.Since(began).Round(time.Millisecond), slowest.Round(time.Millisecond), c.carriers())
+	t.Logf("seed %d: %d connections in %v, the slowest (%d) took %v, carried by %v, %d times gVisor had no timer running", seed, len(schedules),
+		time.Since(began).Round(time.Millisecond), slowest.Schedule.Index, slowest.Took.Round(time.Millisecond), c.carriers(), c.stalls())
 	c.process.stop()
 	if text := c.process.log.String(); strings.Contains(text, " ERR ") {
 		t.Error("the appliance has logged errors")

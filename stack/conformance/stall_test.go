@@ -2,12 +2,14 @@ package conformance
 
 import (
 	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/lab"
+	"github.com/lastack/lastack/stack"
 )
 
 // optionsMost is what gVisor keeps free for options where selective acknowledgements
@@ -38,7 +40,8 @@ func TestATailAndItsProbeThatAreLostComeAgain(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			const size = 1000
-			p, c := newBox(t, nil).open(t, box4, append(mss(size+optionsMost), option(4)...)...)
+			b := newBox(t, func(p *config.Policy) { p.UserTimeout = 6 * time.Second })
+			p, c := b.open(t, box4, append(mss(size+optionsMost), option(4)...)...)
 			for i := range uint32(5) {
 				write(t, c, strings.Repeat("x", size))
 				p.expect("data", p.at(1+i*size))
@@ -51,11 +54,18 @@ func TestATailAndItsProbeThatAreLostComeAgain(t *testing.T) {
 			} else {
 				write(t, c, "tail")
 			}
-			p.expect("the tail", p.at(1+5*size))
+			began := p.expect("the tail", p.at(1+5*size)).Time
 			p.say(lab.ACK, 1, 1+5*size, "")
 			for _, again := range []string{"probe", "second", "third"} { // none arrives
 				p.expect("the tail again: "+again, p.at(1+5*size))
 			}
+			// The policy's bound is as it was.
+			var timeout *stack.TimeoutError
+			err := await(t, c, func() error { _, err := c.TryRead(make([]byte, 1)); return err })
+			if !errors.As(err, &timeout) || timeout.What != stack.UnansweredData {
+				t.Errorf("it has ended by %v, want %q", err, stack.UnansweredData)
+			}
+			between(t, "it has ended", time.Since(began), 6*time.Second, 12*time.Second)
 		})
 	}
 }
