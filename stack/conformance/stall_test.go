@@ -96,7 +96,7 @@ func TestAWindowThatShrinksBelowASegmentStopsNothing(t *testing.T) {
 	}
 }
 
-// RFC 9293, 3.8.6.1: what was dropped when the window closed comes again once it
+// RFC 9293, 3.8.6, SHLD-16: what was dropped when the window closed comes again once it
 // opens, by however little, and though the word of it is lost.
 func TestWhatWasDroppedByAFullReceiverComesAgain(t *testing.T) {
 	t.Parallel()
