@@ -81,3 +81,20 @@ func TestWhatIsAcknowledgedInTimeIsNotToldOf(t *testing.T) {
 	}
 	o.want()
 }
+
+// A byte that is relayed, and its acknowledgement: what the table takes for both.
+func BenchmarkRelayedExchange(b *testing.B) {
+	c := newCrowd(10)
+	c.table.Start(nil, nil)
+	defer c.table.Close()
+	c.show(1, true, flagSYN, 1000, 0)
+	c.show(1, false, flagSYN|flagACK, 5000, 1001)
+	c.show(1, true, flagACK, 1001, 5001)
+	c.size = 1
+	seq := uint32(5001)
+	for b.Loop() {
+		c.show(1, false, flagACK, seq, 1001)
+		seq++
+		c.show(1, true, flagACK, 1001, seq)
+	}
+}
