@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lastack/lastack/internal/wholefile"
 )
 
 // DefaultStateDir is where the state of claimed cards is kept. It does not
@@ -103,26 +105,15 @@ func (s *state) check(name string) error {
 }
 
 // save writes the file so that a crash leaves the old one or the new one whole.
-func (s *state) save(dir string) (err error) {
+func (s *state) save(dir string) error {
 	b, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
 		return fmt.Errorf("write state file: %w", err)
 	}
-	f, err := os.CreateTemp(dir, "."+s.Name+".*")
-	if err != nil {
+	if err := wholefile.Write(statePath(dir, s.Name), b, 0o600); err != nil {
 		return fmt.Errorf("write state file: %w", err)
 	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), statePath(dir, s.Name))
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write state file: %w", err), os.Remove(f.Name()))
-	}
-	return syncDir(dir)
+	return nil
 }
 
 // removeState forgets a card.

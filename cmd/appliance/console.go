@@ -17,7 +17,7 @@ import (
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/console"
-	"github.com/lastack/lastack/internal/history"
+	"github.com/lastack/lastack/internal/wholefile"
 )
 
 func consoleCommand() *cli.Command {
@@ -67,7 +67,7 @@ func passwdAction(c *cli.Context) error {
 func passwordFile(stateDir string) string { return filepath.Join(stateDir, "console_password") }
 
 func setPassword(stateDir, hash string) error {
-	return history.Replace(passwordFile(stateDir), []byte(hash+"\n"), 0o600)
+	return wholefile.Write(passwordFile(stateDir), []byte(hash+"\n"), 0o600)
 }
 
 // errPassword is the answer to who would set a password that does not count.

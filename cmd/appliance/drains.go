@@ -10,7 +10,7 @@ import (
 	"slices"
 
 	"github.com/lastack/lastack/config"
-	"github.com/lastack/lastack/internal/history"
+	"github.com/lastack/lastack/internal/wholefile"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
 )
@@ -120,7 +120,7 @@ func saveReport(stateDir string, r services.Report) error {
 	if err := os.MkdirAll(stateDir, 0o755); err != nil {
 		return fmt.Errorf("save the drain report: %w", err)
 	}
-	if err := history.Replace(reportFile(stateDir), append(text, '\n'), 0o600); err != nil {
+	if err := wholefile.Write(reportFile(stateDir), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save the drain report: %w", err)
 	}
 	return nil

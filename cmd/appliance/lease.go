@@ -14,7 +14,7 @@ import (
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/dhcp"
-	"github.com/lastack/lastack/internal/history"
+	"github.com/lastack/lastack/internal/wholefile"
 	"github.com/lastack/lastack/services/admin"
 	"github.com/lastack/lastack/stack"
 )
@@ -142,7 +142,7 @@ func (l *leases) remember(name string, one *dhcp.Lease) error {
 	if err != nil {
 		return err
 	}
-	return history.Replace(l.file(name), text, 0o600)
+	return wholefile.Write(l.file(name), text, 0o600)
 }
 
 // recall is the lease of a run before, or nil.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lastack/lastack/config"
 	"github.com/lastack/lastack/internal/history"
+	"github.com/lastack/lastack/internal/wholefile"
 	"github.com/lastack/lastack/services"
 	"github.com/lastack/lastack/services/admin"
 	"github.com/lastack/lastack/services/diag"
@@ -162,7 +163,7 @@ func (d *daemon) keepConfig(c *config.Config, cause string, write bool) error {
 		if info, err := os.Stat(c.File); err == nil {
 			mode = info.Mode().Perm()
 		}
-		if err := history.Replace(c.File, c.Text, mode); err != nil {
+		if err := wholefile.Write(c.File, c.Text, mode); err != nil {
 			return fmt.Errorf("write the configuration: %w", err)
 		}
 	}

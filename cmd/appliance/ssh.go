@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/lastack/lastack/internal/history"
 	"github.com/lastack/lastack/internal/sshd"
+	"github.com/lastack/lastack/internal/wholefile"
 	"github.com/lastack/lastack/services/admin"
 )
 
@@ -24,7 +24,7 @@ func (d *daemon) startSSH() error {
 		return nil
 	}
 	path := cmp.Or(conf.HostKey, filepath.Join(d.journalDir(), "ssh_host_ed25519_key"))
-	key, made, err := sshd.HostKey(path, history.Replace)
+	key, made, err := sshd.HostKey(path, wholefile.Write)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/lastack/lastack/internal/journal"
+	"github.com/lastack/lastack/internal/wholefile"
 	"github.com/lastack/lastack/netif"
 	"github.com/lastack/lastack/services/admin"
 	"github.com/lastack/lastack/stack"
@@ -74,7 +75,7 @@ func (d *daemon) Suspend() (out admin.Suspended, err error) {
 	}
 	if err == nil {
 		out.Connections, out.Bytes = n, len(whole)
-		err = writeFile(out.File, whole)
+		err = wholefile.Write(out.File, whole, 0o600) // it holds what users sent
 	}
 	if err != nil {
 		d.log.Error("the state could not be saved, everything goes on as before", "error", err)
@@ -114,29 +115,6 @@ func (d *daemon) image(sample []byte) (whole []byte, n int, err error) {
 	}
 	sum := sha256.Sum256(body.Bytes())
 	return bytes.Join([][]byte{[]byte(suspendedMagic), sum[:], body.Bytes()}, nil), n, nil
-}
-
-// writeFile leaves the whole file or none, also after a power cut.
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600: it holds what users sent
-	if err != nil {
-		return fmt.Errorf("save the state: %w", err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("save the state: %w", err), os.Remove(f.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("save the state: %w", err)
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // unsuspend takes in what a suspended run has left, once. Without such a file it

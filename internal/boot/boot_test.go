@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -718,39 +717,6 @@ func TestHostNames(t *testing.T) {
 		if validHostname(name) != want {
 			t.Errorf("%q: got %v", name, !want)
 		}
-	}
-}
-
-func TestAFileIsReplacedWholeOrNotAtAll(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "f")
-	if err := errors.Join(replace(file, []byte("one"), 0o600), replace(file, []byte("two"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	if text, err := os.ReadFile(file); string(text) != "two" || err != nil {
-		t.Errorf("got %q, %v", text, err)
-	}
-	if files, err := os.ReadDir(dir); len(files) != 1 || err != nil {
-		t.Errorf("left are %v, %v", files, err)
-	}
-}
-
-// The configuration's directory is the appliance's: a link there must not lead process 1 to another file.
-func TestAFileIsNotWrittenThroughALink(t *testing.T) {
-	dir := t.TempDir()
-	put(t, dir, "other", "of process 1\n")
-	file := filepath.Join(dir, "f")
-	if err := os.Symlink(filepath.Join(dir, "other"), file+".new"); err != nil {
-		t.Fatal(err)
-	}
-	if err := replace(file, []byte("one"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if text, err := os.ReadFile(filepath.Join(dir, "other")); string(text) != "of process 1\n" || err != nil {
-		t.Errorf("the other file is %q, %v", text, err)
-	}
-	if st, err := os.Lstat(file); err != nil || !st.Mode().IsRegular() {
-		t.Errorf("the file is %v, %v", st, err)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lastack/lastack/internal/wholefile"
 )
 
 // latest is the latest of the times that are known: the clock's, which the kernel took
@@ -77,7 +79,7 @@ func (b *Box) setClock() {
 // saveClock remembers the time, and at the end gives it to the hardware's clock.
 func (b *Box) saveClock(rtc bool) {
 	now := time.Now().UTC()
-	b.warn("clock", replace(b.path("data/init/clock"), []byte(now.Format(time.RFC3339)+"\n"), 0o600))
+	b.warn("clock", wholefile.Write(b.path("data/init/clock"), []byte(now.Format(time.RFC3339)+"\n"), 0o600))
 	if !rtc {
 		return
 	}
@@ -106,7 +108,7 @@ func (b *Box) seed() {
 	if _, err := unix.Getrandom(fresh, unix.GRND_NONBLOCK); err != nil {
 		return // none to be had yet: the old one stays
 	}
-	b.warn("seed", wrap("keep a random seed", replace(file, fresh, 0o600)))
+	b.warn("seed", wrap("keep a random seed", wholefile.Write(file, fresh, 0o600)))
 }
 
 // setHostname names the box after its first card, unless DATA says how.

@@ -13,6 +13,8 @@ import (
 	"github.com/diskfs/go-diskfs/disk"
 	"github.com/diskfs/go-diskfs/filesystem"
 	"golang.org/x/sys/unix"
+
+	"github.com/lastack/lastack/internal/wholefile"
 )
 
 // content is what a partition holds.
@@ -207,7 +209,7 @@ func (b *Box) markReadOnly() bool {
 	if st, err := os.Stat(mark); err == nil && time.Since(st.ModTime()) < time.Hour {
 		return false
 	}
-	return b.writeESP(func() error { return replace(mark, []byte(readOnly+"\n"), 0o600) }) == nil
+	return b.writeESP(func() error { return wholefile.Write(mark, []byte(readOnly+"\n"), 0o600) }) == nil
 }
 
 // makeDirs makes the directories on DATA, each with its owner.
@@ -238,7 +240,7 @@ func (b *Box) firstConfig() {
 	}
 	text, err := os.ReadFile(b.path(DefaultConfig))
 	if err == nil {
-		err = replace(own, text, 0o600)
+		err = wholefile.Write(own, text, 0o600)
 	}
 	if err == nil {
 		err = b.chown(own, User, User)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lastack/lastack/image/bundle"
 	"github.com/lastack/lastack/image/slot"
+	"github.com/lastack/lastack/internal/wholefile"
 )
 
 const (
@@ -85,7 +86,7 @@ func (s *Story) save(file string) error {
 	if err != nil {
 		return err
 	}
-	return wrap("remember this boot", replace(file, append(text, '\n'), 0o600))
+	return wrap("remember this boot", wholefile.Write(file, append(text, '\n'), 0o600))
 }
 
 // begin adds a boot. If the one before could not say why it ended it's told now;

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lastack/lastack/image/bundle"
 	"github.com/lastack/lastack/image/slot"
+	"github.com/lastack/lastack/internal/wholefile"
 )
 
 var errNoESP = errors.New("this box has no EFI partition of ours, it cannot be updated")
@@ -121,7 +122,7 @@ func (b *Box) askReset() error {
 		return errNoESP
 	}
 	return b.writeESP(func() error {
-		return replace(b.path(filepath.Join("esp", resetMarker)), []byte("the next boot makes DATA anew\n"), 0o600)
+		return wholefile.Write(b.path(filepath.Join("esp", resetMarker)), []byte("the next boot makes DATA anew\n"), 0o600)
 	})
 }
 

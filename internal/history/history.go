@@ -11,8 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/lastack/lastack/internal/wholefile"
 )
 
 // Most is how many are kept; the oldest go.
@@ -95,7 +96,7 @@ func (h History) Add(text []byte, cause string, now time.Time) (Entry, error) {
 		return Entry{}, fmt.Errorf("keep the configuration: %w", err)
 	}
 	head := fmt.Sprintf("%s%d %s %s\n", mark, next.Number, next.Time.Format(time.RFC3339), cause)
-	if err := Replace(filepath.Join(h.dir, next.file()), append([]byte(head), text...), 0o600); err != nil {
+	if err := wholefile.Write(filepath.Join(h.dir, next.file()), append([]byte(head), text...), 0o600); err != nil {
 		return Entry{}, fmt.Errorf("keep the configuration: %w", err)
 	}
 	for len(all) >= Most {
@@ -124,33 +125,4 @@ func split(text []byte) (e Entry, rest []byte, ok bool) {
 	}
 	e.Time, e.Cause = at, parts[2]
 	return e, rest, true
-}
-
-// Replace writes a file whole or not at all, and durably: beside it, synced,
-// renamed, and the directory synced, without which a power cut takes the new name
-// back seconds after somebody was told that the file is there.
-func Replace(file string, text []byte, mode fs.FileMode) (err error) {
-	dir, err := os.Open(filepath.Dir(file)) // before anything is changed: it may not be ours to read
-	if err != nil {
-		return err
-	}
-	defer dir.Close() // read only: nothing can be lost
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = errors.Join(f.Chmod(mode), f.Sync())
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := dir.Sync(); !errors.Is(err, syscall.EINVAL) { // which is a file system that can't
-		return err
-	}
-	return nil
 }

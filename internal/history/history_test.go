@@ -56,26 +56,3 @@ func TestTheOldestGoAndStrangersAreLeftAlone(t *testing.T) {
 		t.Errorf("a damaged one: %v", err)
 	}
 }
-
-func TestReplaceLeavesTheOldFileOrTheNew(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "a.yaml")
-	for _, text := range []string{"old", "new"} {
-		if err := Replace(file, []byte(text), 0o640); err != nil {
-			t.Fatal(err)
-		}
-	}
-	info, err := os.Stat(file)
-	if err != nil || info.Mode().Perm() != 0o640 {
-		t.Errorf("the file is %v, %v", info, err)
-	}
-	if text, err := os.ReadFile(file); err != nil || string(text) != "new" {
-		t.Errorf("it has %q, %v", text, err)
-	}
-	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
-		t.Errorf("%d files are left, %v", len(files), err)
-	}
-	if err := Replace(filepath.Join(dir, "none", "a.yaml"), nil, 0o600); err == nil {
-		t.Error("a file in no directory is written")
-	}
-}

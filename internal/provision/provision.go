@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lastack/lastack/internal/history"
+	"github.com/lastack/lastack/internal/wholefile"
 )
 
 // Names of the files on a medium, in its root.
@@ -175,7 +176,7 @@ func write(file string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return history.Replace(file, text, 0o600)
+	return wholefile.Write(file, text, 0o600)
 }
 
 func (t Target) sums() string { return filepath.Join(t.StateDir, "provisioned") }
