@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -27,6 +28,12 @@ type Update struct {
 // write over them again changes no allocation, and a power cut can then leave no
 // lost clusters.
 const staging = "staging"
+
+// writing is there while they are written. Found by the next update, it says that the power went then: FAT may have more
+// clusters in the chain of a file than its size says, which the kernel notices when the file grows, and makes the
+// partition read-only. Only with the file do they go. It's an empty file, not another name for theirs:
+// of a name that changes, a cut may leave both. In upper case it takes one entry of the directory.
+const writing = "WRITING"
 
 // spare is what must be free beyond the files, in bytes: directories and entries.
 const spare = 256 << 10
@@ -126,11 +133,14 @@ func (p *ESP) stage(b *bundle.Bundle, progress func(string, int64, int64)) error
 	if err := os.MkdirAll(filepath.Join(p.dir, staging), 0o755); err != nil {
 		return fmt.Errorf("make a place for the new slot: %w", err)
 	}
+	if err := p.beginWriting(); err != nil {
+		return err
+	}
 	var before int64
 	for {
 		f, r, err := b.Next()
 		if errors.Is(err, io.EOF) {
-			return p.sync(filepath.Join(p.dir, staging))
+			return p.endWriting()
 		}
 		if err != nil {
 			return err
@@ -141,6 +151,47 @@ func (p *ESP) stage(b *bundle.Bundle, progress func(string, int64, int64)) error
 		}
 		before += f.Size
 	}
+}
+
+// beginWriting removes what was being written when the power went, and says that it may go now.
+func (p *ESP) beginWriting() error {
+	dir := filepath.Join(p.dir, staging)
+	mark := filepath.Join(dir, writing)
+	_, err := os.Stat(mark)
+	if err == nil {
+		for _, name := range []string{bundle.Kernel, bundle.Initrd} {
+			if err := p.step("remove a part of " + name); err != nil {
+				return err
+			}
+			if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("remove the part of an update that was cut off: %w", err)
+			}
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look for an update that was cut off: %w", err)
+	}
+	if err := p.step("mark the write"); err != nil {
+		return err
+	}
+	if err := os.WriteFile(mark, nil, 0o644); err != nil {
+		return fmt.Errorf("mark the write of an update: %w", err)
+	}
+	return p.sync(dir)
+}
+
+// endWriting takes the mark away once everything else is on the disk.
+func (p *ESP) endWriting() error {
+	dir := filepath.Join(p.dir, staging)
+	if err := p.sync(dir); err != nil {
+		return err
+	}
+	if err := p.step("unmark the write"); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, writing)); err != nil {
+		return fmt.Errorf("unmark the write of an update: %w", err)
+	}
+	return p.sync(dir)
 }
 
 // stageFile writes over what is there, and only then cuts it to its new size.

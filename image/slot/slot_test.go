@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"aead.dev/minisign"
@@ -329,6 +330,58 @@ func TestThePowerIsCutAtEveryStepOfAnUpdate(t *testing.T) {
 				t.Errorf("after a cut at step %d the next update fails: %v", at, err)
 			}
 			b.mustBoot(t, pairs)
+		}
+	}
+}
+
+// What was being written when the power went is not written over, but removed first: its clusters may be more than
+// its size says. What was written to its end is written over.
+func TestAPartOfAnUpdateIsNotWrittenOver(t *testing.T) {
+	inode := func(b *box) uint64 {
+		t.Helper()
+		info, err := os.Stat(filepath.Join(b.dir, staging, bundle.Initrd))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Sys().(*syscall.Stat_t).Ino
+	}
+	for _, tt := range []struct {
+		cut  string
+		over bool
+	}{{"compare " + bundle.Kernel, true}, {"unmark the write", false}} {
+		b := newBox(t)
+		data := b.file(t, release(11))
+		b.step = func(what string) error {
+			if what == tt.cut {
+				return errors.New("power cut")
+			}
+			return nil
+		}
+		if _, err := b.install(data, Update{Running: running, Slot: A}); err == nil {
+			t.Fatal("it was not cut")
+		}
+		before := inode(b)
+		kept, err := os.Open(filepath.Join(b.dir, staging, bundle.Initrd)) // else a new file could get its number
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kept.Close()
+		var after uint64
+		b.ESP = At(b.dir)
+		b.step = func(what string) error {
+			if what == "compare "+bundle.Kernel {
+				after = inode(b)
+			}
+			return nil
+		}
+		if _, err := b.install(data, Update{Running: running, Slot: A}); err != nil {
+			t.Fatal(err)
+		}
+		if (before == after) != tt.over {
+			t.Errorf("cut before %s: written over %v, want %v", tt.cut, before == after, tt.over)
+		}
+		if left, err := os.Stat(filepath.Join(b.dir, staging, writing)); err == nil {
+			t.Errorf("%s is left", left.Name())
 		}
 	}
 }
