@@ -29,10 +29,12 @@ type Update struct {
 // lost clusters.
 const staging = "staging"
 
-// writing is there while they are written. Found by the next update, it says that the power went then: FAT may have more
-// clusters in the chain of a file than its size says, which the kernel notices when the file grows, and makes the
-// partition read-only. Only with the file do they go. It's an empty file, not another name for theirs:
-// of a name that changes, a cut may leave both. In upper case it takes one entry of the directory.
+// writing is there from the first byte of an update until its files are in the slot. Found later, it says that the
+// power went then, and what FAT may have of a file: more clusters in the chain than the size says, which the kernel
+// notices when the file grows; fewer; or one chain under two names, of which a later update would write over
+// the one and mean the other. None of this can be mended, only removed, and at once, before anybody is given the same
+// clusters. It's an empty file, not another name for theirs: of a name that changes, a cut may leave both. In upper
+// case it takes one entry of the directory.
 const writing = "WRITING"
 
 // spare is what must be free beyond the files, in bytes: directories and entries.
@@ -47,6 +49,9 @@ func (p *ESP) Install(b *bundle.Bundle, u Update) (Slot, error) {
 		return "", err
 	}
 	to := u.Slot.Other()
+	if err := p.Recover(u.Slot); err != nil { // of one that has failed since the boot
+		return "", err
+	}
 	if err := p.room(b.Manifest); err != nil {
 		return "", err
 	}
@@ -60,6 +65,9 @@ func (p *ESP) Install(b *bundle.Bundle, u Update) (Slot, error) {
 		return "", err
 	}
 	if err := p.exchange(to); err != nil {
+		return "", err
+	}
+	if err := p.unmark(); err != nil {
 		return "", err
 	}
 	all, err := p.Entries()
@@ -133,14 +141,14 @@ func (p *ESP) stage(b *bundle.Bundle, progress func(string, int64, int64)) error
 	if err := os.MkdirAll(filepath.Join(p.dir, staging), 0o755); err != nil {
 		return fmt.Errorf("make a place for the new slot: %w", err)
 	}
-	if err := p.beginWriting(); err != nil {
+	if err := p.mark(); err != nil {
 		return err
 	}
 	var before int64
 	for {
 		f, r, err := b.Next()
 		if errors.Is(err, io.EOF) {
-			return p.endWriting()
+			return p.sync(filepath.Join(p.dir, staging))
 		}
 		if err != nil {
 			return err
@@ -153,12 +161,29 @@ func (p *ESP) stage(b *bundle.Bundle, progress func(string, int64, int64)) error
 	}
 }
 
-// beginWriting removes what was being written when the power went, and says that it may go now.
-func (p *ESP) beginWriting() error {
-	dir := filepath.Join(p.dir, staging)
-	mark := filepath.Join(dir, writing)
-	_, err := os.Stat(mark)
-	if err == nil {
+// Interrupted reports whether an update has come to no end.
+func (p *ESP) Interrupted() bool {
+	_, err := os.Stat(filepath.Join(p.dir, staging, writing))
+	return err == nil
+}
+
+// Recover removes what an interrupted update has left, in the other slot too if that has no entry by
+// then. It is to be the first to write after a power cut.
+func (p *ESP) Recover(running Slot) error {
+	if !p.Interrupted() {
+		return nil
+	}
+	dirs := []string{filepath.Join(p.dir, staging)}
+	if running.Valid() {
+		_, ok, err := p.Entry(running.Other())
+		if err != nil {
+			return err
+		}
+		if !ok {
+			dirs = append(dirs, p.slotDir(running.Other()))
+		}
+	}
+	for _, dir := range dirs {
 		for _, name := range []string{bundle.Kernel, bundle.Initrd} {
 			if err := p.step("remove a part of " + name); err != nil {
 				return err
@@ -167,20 +192,24 @@ func (p *ESP) beginWriting() error {
 				return fmt.Errorf("remove the part of an update that was cut off: %w", err)
 			}
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look for an update that was cut off: %w", err)
 	}
+	return p.unmark()
+}
+
+// mark says that an update is being written.
+func (p *ESP) mark() error {
 	if err := p.step("mark the write"); err != nil {
 		return err
 	}
-	if err := os.WriteFile(mark, nil, 0o644); err != nil {
+	dir := filepath.Join(p.dir, staging)
+	if err := os.WriteFile(filepath.Join(dir, writing), nil, 0o644); err != nil {
 		return fmt.Errorf("mark the write of an update: %w", err)
 	}
 	return p.sync(dir)
 }
 
-// endWriting takes the mark away once everything else is on the disk.
-func (p *ESP) endWriting() error {
+// unmark takes the mark away once everything else is on the disk.
+func (p *ESP) unmark() error {
 	dir := filepath.Join(p.dir, staging)
 	if err := p.sync(dir); err != nil {
 		return err

@@ -145,17 +145,34 @@ func (b *Box) mountDisk() {
 		return
 	}
 	b.espDevice = esp.Device
-	if err := b.mount(esp.Device, b.path("esp"), "vfat", espFlags|unix.MS_RDONLY, ""); err != nil {
+	if err := b.mount(esp.Device, b.path("esp"), "vfat", espFlags|unix.MS_RDONLY, "errors=continue"); err != nil {
 		b.problem("esp", err.Error()+": the box cannot be updated")
 	} else {
 		b.esp = slot.At(b.path("esp"))
+		b.recoverESP()
 	}
 	b.openData(data, b.resetAsked())
 	b.makeDirs()
 	b.chainBoot(esp)
 }
 
-const espFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
+// The ESP is FAT, which has no journal. DIRSYNC brings a change of a directory to the disk in its order: the
+// clusters of a new directory before its name, or a power cut leaves a name that leads to anything. It counts at the
+// first mount only. With errors=continue what a cut has damaged all the same can be removed: the kernel's default,
+// read-only, would keep it for ever.
+const espFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_DIRSYNC
+
+// recoverESP removes what an update has left that a power cut has ended.
+func (b *Box) recoverESP() {
+	if !b.esp.Interrupted() {
+		return
+	}
+	running, _ := slot.FromCommandLine(b.command)
+	err := b.writeESP(func() error { return b.esp.Recover(running) })
+	if b.warn("esp", wrap("remove what is left of an update", err)); err == nil {
+		b.log.Warn("an update was cut off while it was written: what was there of it is removed")
+	}
+}
 
 func (b *Box) mountEFI() error {
 	dir := b.path("sys/firmware/efi/efivars")
