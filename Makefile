@@ -84,10 +84,10 @@ pgo: need-go bin/appliance ## renew bench/appliance.pgo, the profile that the co
 	APPLIANCE_CPU_PROFILE=$(CURDIR)/bin/pgo/cpu bin/bench -appliance bin/appliance -only requests,connects,stream -rounds 2 -seconds 4 -json bin/pgo/result.json
 	$(GO) tool pprof -proto bin/pgo/cpu.* > bench/appliance.pgo
 
-soak: need-go ## the long tests, for an hour: kill -9 anywhere, a process a second, 10,000 schedules, 100,000 connections
+soak: need-go ## the long tests, for half an hour: kill -9 anywhere, a process a second, 10,000 schedules, 100,000 connections
 	APPLIANCE_SOAK=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -timeout 2h -v -run 'KillNine|UpgradesInPlace|EveryState|Reloads|DrainUnder|DrainingA|TenThousandIdle|AfterACrash|EveryCarrier|AProcessASecond|HundredThousand' ./cmd/appliance
 
-test-image: need-go need-firmware ## every way an image may boot, be updated and fail, in QEMU (an hour, on a quiet machine)
+test-image: need-go need-firmware ## every way an image may boot, be updated and fail, in QEMU (three quarters of an hour, on a quiet machine)
 	APPLIANCE_IMAGE_TEST=1 APPLIANCE_TEST=require CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 3h -v ./image/... ./internal/boot
 
 fuzz: need-go ## every fuzz target for a minute each
