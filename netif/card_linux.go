@@ -60,6 +60,18 @@ func findCard(name string) (netlink.Link, error) {
 	return nil, fmt.Errorf("there is no such network card; there are: %s", strings.Join(names, ", "))
 }
 
+// lookUp is findCard of a card that can be claimed.
+func lookUp(name string) (netlink.Link, error) {
+	link, err := findCard(name)
+	if err != nil {
+		return nil, err
+	}
+	if why := unsuitable(link); why != "" {
+		return nil, errors.New(why)
+	}
+	return link, nil
+}
+
 // unsuitable says why a link cannot be claimed, "" if it can.
 func unsuitable(link netlink.Link) string {
 	a := link.Attrs()

@@ -53,6 +53,14 @@ func Claim(name string, o ClaimOptions) (*NIC, error) {
 	return n, nil
 }
 
+// Look tells whether a card that could be claimed is there, in the words of Claim.
+func Look(name string) error {
+	if _, err := lookUp(name); err != nil {
+		return fmt.Errorf("claim %s: %w", name, err)
+	}
+	return nil
+}
+
 // Release gives a card back whose process has crashed, from its state file. It
 // goes on past errors and joins them; the state file then stays, for another try.
 func Release(name, stateDir string) error {

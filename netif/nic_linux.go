@@ -42,12 +42,9 @@ func (k *keeper) claim(name string, mtu int) (*NIC, error) {
 	if err := checkCapabilities(); err != nil {
 		return nil, err
 	}
-	link, err := findCard(name)
+	link, err := lookUp(name)
 	if err != nil {
 		return nil, err
-	}
-	if why := unsuitable(link); why != "" {
-		return nil, errors.New(why)
 	}
 	unlock, err := lockDir(k.dir)
 	if err != nil {

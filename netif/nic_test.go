@@ -273,6 +273,10 @@ func TestClaimRefusesWithOneSentence(t *testing.T) {
 			if _, err := Claim(tt.name, ClaimOptions{StateDir: tt.dir}); err == nil || err.Error() != tt.want {
 				t.Errorf("got  %v\nwant %s", err, tt.want)
 			}
+			there := tt.name == "eth0" || tt.name == "br0" // and only claimed, or without a directory
+			if err := Look(tt.name); there && err != nil || !there && (err == nil || err.Error() != tt.want) {
+				t.Errorf("a look at %s: got %v", tt.name, err)
+			}
 		}
 		for name, want := range map[string]string{
 			"eth9":  "release eth9: it is not claimed: there is no file " + dir + "/eth9.json",

@@ -30,6 +30,10 @@ func reloadCommand() *cli.Command {
 
 func configCommand() *cli.Command {
 	confirm := &cli.DurationFlag{Name: "confirm", Usage: "take the change back after `TIME` unless `appliance config confirm` comes"}
+	restart := &cli.BoolFlag{Name: "restart", Usage: "have what needs a restart come by one: connections drain, and the appliance starts again"}
+	const restarts = "\n\nWith --restart connections drain (profile upgrade) if the change needs it, and the\n" +
+		"appliance starts again with it. If it does not start, crashes or is not confirmed\n" +
+		"it goes back: the appliance's file is written only when it serves, and is confirmed."
 	return &cli.Command{
 		Name: "config", Usage: "see and change the configuration that is in force", Action: noCommand,
 		Subcommands: []*cli.Command{
@@ -45,8 +49,8 @@ func configCommand() *cli.Command {
 				Name: "apply", Usage: "put a file in force and make it the appliance's own (- is standard input)", ArgsUsage: "FILE",
 				Description: "A file that is wrong, or changes what needs a restart, changes nothing. With\n" +
 					"--confirm the appliance's file is written only when the change is confirmed:\n" +
-					"no confirmation, a crash or a restart take it back.",
-				Flags: []cli.Flag{socketFlag(), jsonFlag(), confirm}, Action: configApplyAction,
+					"no confirmation, a crash or a restart take it back." + restarts,
+				Flags: []cli.Flag{socketFlag(), jsonFlag(), confirm, restart}, Action: configApplyAction,
 			},
 			{
 				Name: "confirm", Usage: "keep the change that waits for it",
@@ -58,8 +62,9 @@ func configCommand() *cli.Command {
 			},
 			{
 				Name: "rollback", Usage: "put a configuration of the history in force again", ArgsUsage: "[NUMBER]",
-				Description: "Without NUMBER it takes the change back that waits for its confirmation.",
-				Flags:       []cli.Flag{socketFlag(), jsonFlag(), confirm}, Action: configRollbackAction,
+				Description: "Without NUMBER it takes the change back that waits for its confirmation; one that\n" +
+					"came by a restart goes by another." + restarts,
+				Flags: []cli.Flag{socketFlag(), jsonFlag(), confirm, restart}, Action: configRollbackAction,
 			},
 		},
 	}
@@ -78,12 +83,13 @@ func numberArg(c *cli.Context) (int, error) {
 	return n, nil
 }
 
-func confirmTime(c *cli.Context) (time.Duration, error) {
+// changeOf is what the flags say of a change.
+func changeOf(c *cli.Context) (admin.Change, error) {
 	d := c.Duration("confirm")
 	if d < 0 || d > 24*time.Hour || d > 0 && d < time.Second {
-		return 0, usageErr{fmt.Errorf("--confirm %s: allowed are 1s to 24h", d)}
+		return admin.Change{}, usageErr{fmt.Errorf("--confirm %s: allowed are 1s to 24h", d)}
 	}
-	return d, nil
+	return admin.Change{Confirm: d, Restart: c.Bool("restart")}, nil
 }
 
 func configShowAction(c *cli.Context) error {
@@ -106,7 +112,7 @@ func configApplyAction(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return usageErr{errors.New("name the file to apply, or - for standard input")}
 	}
-	confirm, err := confirmTime(c)
+	how, err := changeOf(c)
 	if err != nil {
 		return err
 	}
@@ -124,8 +130,8 @@ func configApplyAction(c *cli.Context) error {
 		return err
 	}
 	client := admin.NewClient(c.String("socket"))
-	diff, err := client.ApplyConfig(c.Context, name, text, confirm)
-	return tellChange(c, diff, err, confirm)
+	diff, err := client.ApplyConfig(c.Context, name, text, how)
+	return tellChange(c, diff, err, how.Confirm)
 }
 
 func configRollbackAction(c *cli.Context) error {
@@ -133,15 +139,18 @@ func configRollbackAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	confirm, err := confirmTime(c)
+	how, err := changeOf(c)
 	if err != nil {
 		return err
 	}
-	diff, err := admin.NewClient(c.String("socket")).RollbackConfig(c.Context, n, confirm)
-	return tellChange(c, diff, err, confirm)
+	diff, err := admin.NewClient(c.String("socket")).RollbackConfig(c.Context, n, how)
+	if n == 0 {
+		how.Confirm = 0 // what is taken back stays so
+	}
+	return tellChange(c, diff, err, how.Confirm)
 }
 
-// tellChange shows what has changed, and until when it must be confirmed.
+// tellChange shows what has changed, or will, and until when it must be confirmed.
 func tellChange(c *cli.Context, diff admin.ConfigDiff, err error, confirm time.Duration) error {
 	switch {
 	case err != nil:
@@ -149,10 +158,14 @@ func tellChange(c *cli.Context, diff admin.ConfigDiff, err error, confirm time.D
 	case c.Bool("json"):
 		return writeJSON(c, diff)
 	}
-	if err := writeDiff(c.App.Writer, diff, "in force"); err != nil || confirm == 0 {
+	what, within := "in force", "within "+span(confirm)
+	if diff.Within > 0 {
+		what, within = "to come by a restart, within "+span(diff.Within), within+" of when it serves again"
+	}
+	if err := writeDiff(c.App.Writer, diff, what); err != nil || confirm == 0 {
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "confirm within %s (`appliance config confirm`), or it is taken back\n", span(confirm))
+	_, err = fmt.Fprintf(c.App.Writer, "confirm %s (`appliance config confirm`), or it is taken back\n", within)
 	return err
 }
 

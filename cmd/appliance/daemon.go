@@ -38,14 +38,17 @@ type daemon struct {
 	stateDir  string
 	started   time.Time
 	draining  atomic.Bool
-	askStop   func() // as SIGTERM
+	askStop   func()      // as SIGTERM
+	asked     func() bool // to stop
 	manager   *manager
 	binary    string // this program's file, and args what it was started with
 	args      []string
+	trial     *trial        // that this run tries, until it is settled; or nil
 	taking    *takeover     // of the process that this one takes the place of, until it serves; or nil
 	succeeded chan struct{} // closed once all was handed over
 	heir      *os.Process   // who has it then; nil if that is a file
 	next      string        // the binary that starts in this process when all is drained, or ""
+	toTry     bool          // it is told to try what lies in the state directory
 
 	reloading sync.Mutex                // held while the configuration changes; guards the rest
 	retired   map[services.Service]bool // those that a reload has taken out

@@ -64,7 +64,16 @@ var phases = map[string]func(r *rig, p *process){
 	"upgrade": func(_ *rig, p *process) { _ = p.cmd.Process.Signal(syscall.SIGUSR2) },
 	"suspend": func(r *rig, _ *process) { r.order("suspend") },
 	"apply":   func(r *rig, _ *process) { r.order("config", "apply", r.file, "--confirm", "1s") },
+	"restart": func(r *rig, _ *process) {
+		next := filepath.Join(r.dir, "next.yaml")
+		if text, err := os.ReadFile(r.file); err == nil && os.WriteFile(next, append(text, otherJournal...), 0o600) == nil {
+			r.order("config", "apply", "--restart", next)
+		}
+	},
 }
+
+// otherJournal is a change that needs a restart.
+const otherJournal = "state: {journal_interval: 2s}\n"
 
 // order gives an order whose daemon may die over it.
 func (r *rig) order(args ...string) {
@@ -87,6 +96,9 @@ func TestKillNineInTheMiddleOfEverything(t *testing.T) {
 	for name, begin := range phases {
 		for range rounds {
 			delay := time.Duration(random.Int64N(int64(400 * time.Millisecond)))
+			if name == "restart" {
+				delay *= 4 // a drain and a start
+			}
 			t.Run(fmt.Sprint(name, " after ", delay.Round(time.Millisecond)), func(t *testing.T) {
 				t.Parallel()
 				killed(t, begin, name, delay)
@@ -139,7 +151,7 @@ drain: {deadline: 500ms, fin_grace: 300ms}
 		})
 	}
 	all.Wait()
-	if b, err := os.ReadFile(r.file); err != nil || string(b) != string(text) {
+	if b, err := os.ReadFile(r.file); err != nil || string(b) != string(text) && (name != "restart" || string(b) != string(text)+otherJournal) {
 		t.Errorf("the configuration is %q, %v", b, err)
 	}
 	c := r.dial("192.0.2.10:7")

@@ -30,12 +30,12 @@ func (d *daemon) Reload() (admin.ConfigDiff, error) {
 	if err != nil {
 		return admin.ConfigDiff{}, fmt.Errorf("the configuration stays as it was: %w", err)
 	}
-	return d.change(next, "reload", 0)
+	return d.change(next, "reload", admin.Change{})
 }
 
 // ApplyConfig implements admin.Source: a text comes into force and becomes the
 // file, at once or when it is confirmed.
-func (d *daemon) ApplyConfig(name string, text []byte, confirm time.Duration) (admin.ConfigDiff, error) {
+func (d *daemon) ApplyConfig(name string, text []byte, how admin.Change) (admin.ConfigDiff, error) {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	next, err := config.Parse(name, text)
@@ -43,17 +43,20 @@ func (d *daemon) ApplyConfig(name string, text []byte, confirm time.Duration) (a
 		return admin.ConfigDiff{}, fmt.Errorf("the configuration stays as it was: %w", err)
 	}
 	next.File = d.conf().File
-	return d.change(next, "apply", confirm)
+	return d.change(next, "apply", how)
 }
 
 // RollbackConfig implements admin.Source: a configuration of the history comes
 // into force and becomes the file. 0 is what was in force before the change that
 // waits for its confirmation.
-func (d *daemon) RollbackConfig(number int, confirm time.Duration) (admin.ConfigDiff, error) {
+func (d *daemon) RollbackConfig(number int, how admin.Change) (admin.ConfigDiff, error) {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	if number == 0 {
-		if d.pending == nil {
+		switch {
+		case d.ending():
+			return admin.ConfigDiff{}, errDraining
+		case d.pending == nil:
 			return admin.ConfigDiff{}, errors.New("no change waits for its confirmation: name a number of `appliance config history`")
 		}
 		return d.takeBack("it was rolled back by order")
@@ -67,7 +70,7 @@ func (d *daemon) RollbackConfig(number int, confirm time.Duration) (admin.Config
 		return admin.ConfigDiff{}, fmt.Errorf("the configuration stays as it was: %w", err)
 	}
 	next.File = d.conf().File
-	return d.change(next, fmt.Sprintf("rollback to %d", number), confirm)
+	return d.change(next, fmt.Sprintf("rollback to %d", number), how)
 }
 
 // ConfirmConfig implements admin.Source.
@@ -78,7 +81,11 @@ func (d *daemon) ConfirmConfig() error {
 	if p == nil {
 		return errors.New("no change waits for its confirmation")
 	}
-	if err := d.keepConfig(d.conf(), p.cause, true); err != nil {
+	keep := func() error { return d.keepConfig(d.conf(), p.cause, true) }
+	if p.restarts {
+		keep = func() error { return d.keepTrial(p.cause) }
+	}
+	if err := keep(); err != nil {
 		return err
 	}
 	p.timer.Stop()
@@ -111,33 +118,39 @@ func (d *daemon) history() history.History {
 
 // pending is a change that is taken back unless it is confirmed.
 type pending struct {
-	cause string
-	prev  *config.Config
-	by    time.Time
-	timer *time.Timer
+	cause    string
+	prev     *config.Config
+	by       time.Time
+	timer    *time.Timer
+	restarts bool // it is a trial, and what was before is in the file
 }
 
 // change puts a configuration in force, if nothing speaks against it. One that
 // is to be confirmed does not become the file before: a restart takes it back too.
-func (d *daemon) change(next *config.Config, cause string, confirm time.Duration) (admin.ConfigDiff, error) {
+func (d *daemon) change(next *config.Config, cause string, how admin.Change) (admin.ConfigDiff, error) {
 	switch {
-	case d.draining.Load():
+	case d.ending():
 		return admin.ConfigDiff{}, errDraining
+	case d.trial != nil:
+		return admin.ConfigDiff{}, errors.New("the appliance is about to start with another configuration: nothing is changed")
 	case d.pending != nil:
 		return admin.ConfigDiff{}, fmt.Errorf("the change before (%s) waits until %s for its confirmation: `appliance config confirm`, or `appliance config rollback`",
 			d.pending.cause, d.pending.by.Local().Format(time.TimeOnly))
 	}
 	diff, err := d.compare(next)
-	if err == nil {
-		err = reloadable(diff)
-	}
 	if err != nil {
+		return diff, err
+	}
+	if err := reloadable(diff); err != nil {
+		if how.Restart {
+			return d.restart(next, diff, trial{Text: next.Text, Cause: cause, Confirm: how.Confirm})
+		}
 		return diff, err
 	}
 	for _, w := range next.Warnings() {
 		d.log.Warn(w.Message, "file", fmt.Sprintf("%s:%d:%d", w.File, w.Pos.Line, w.Pos.Column), "key", w.Key)
 	}
-	if confirm == 0 {
+	if how.Confirm == 0 {
 		if err := d.keepConfig(next, cause, cause != "reload"); err != nil {
 			return diff, fmt.Errorf("nothing is changed: %w", err)
 		}
@@ -146,10 +159,10 @@ func (d *daemon) change(next *config.Config, cause string, confirm time.Duration
 	if err := d.putInForce(next); err != nil {
 		return diff, fmt.Errorf("the new configuration is in force only in part: %w", err)
 	}
-	d.log.Info("the configuration has changed", "cause", cause, "changes", len(diff.Changes), "confirm", confirm)
-	if confirm > 0 {
-		p := &pending{cause: cause, prev: prev, by: time.Now().Add(confirm)}
-		p.timer = time.AfterFunc(confirm, func() { d.expire(p) })
+	d.log.Info("the configuration has changed", "cause", cause, "changes", len(diff.Changes), "confirm", how.Confirm)
+	if how.Confirm > 0 {
+		p := &pending{cause: cause, prev: prev, by: time.Now().Add(how.Confirm)}
+		p.timer = time.AfterFunc(how.Confirm, func() { d.expire(p) })
 		d.pending = p
 	}
 	return diff, nil
@@ -177,7 +190,7 @@ func (d *daemon) keepConfig(c *config.Config, cause string, write bool) error {
 func (d *daemon) expire(p *pending) {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
-	if d.pending != p || d.draining.Load() {
+	if d.pending != p || d.ending() {
 		return
 	}
 	if _, err := d.takeBack("nobody has confirmed it"); err != nil {
@@ -187,6 +200,9 @@ func (d *daemon) expire(p *pending) {
 
 func (d *daemon) takeBack(why string) (admin.ConfigDiff, error) {
 	p := d.pending
+	if p.restarts {
+		return d.takeBackTrial(why)
+	}
 	p.timer.Stop()
 	d.pending = nil
 	diff, err := d.compare(p.prev)
@@ -197,11 +213,15 @@ func (d *daemon) takeBack(why string) (admin.ConfigDiff, error) {
 	return diff, err
 }
 
-// forgetPending ends the wait for a confirmation: the process ends, and with it
-// the change.
-func (d *daemon) forgetPending() {
+// ending reports whether the process is about to end, or to start again.
+func (d *daemon) ending() bool { return d.draining.Load() || d.next != "" || d.asked() }
+
+// endChanges lets nothing change from here on, and ends the wait for a confirmation:
+// the process ends, and with it the change.
+func (d *daemon) endChanges() {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
+	d.draining.Store(true)
 	if d.pending != nil {
 		d.pending.timer.Stop()
 	}
@@ -227,7 +247,7 @@ func reloadable(diff admin.ConfigDiff) error {
 			if slices.Contains(live, c.Key) {
 				continue
 			}
-			return fmt.Errorf("%s changes, which needs a restart: cards and sockets are taken at the start. Nothing is changed", c.Key)
+			return fmt.Errorf("%s changes, which needs a restart: say --restart (`config apply`, `config rollback`) to have connections drain and the appliance start again with it. Nothing is changed", c.Key)
 		}
 	}
 	return nil

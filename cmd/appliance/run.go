@@ -33,6 +33,7 @@ func runCommand() *cli.Command {
 			&cli.IntFlag{Name: "threads", Usage: "let `N` threads run Go code at once; 0 is half the cores", EnvVars: []string{"APPLIANCE_THREADS"}},
 			&cli.StringFlag{Name: "cpu-profile", Usage: "write where the CPU's time goes to `FILE`.PID, for go tool pprof and make pgo", EnvVars: []string{"APPLIANCE_CPU_PROFILE"}},
 			&cli.IntFlag{Name: takeOverFlag, Hidden: true},
+			&cli.BoolFlag{Name: tryFlag, Hidden: true},
 			&cli.StringFlag{Name: "log-level", Usage: "log from `LEVEL` on: debug, info, warn, error", Value: "info", EnvVars: []string{"APPLIANCE_LOG_LEVEL"}},
 			&cli.StringFlag{Name: "log-format", Usage: "log as `FORMAT`: auto, text, json", Value: "auto", EnvVars: []string{"APPLIANCE_LOG_FORMAT"}},
 		},
@@ -47,10 +48,15 @@ func runAction(c *cli.Context) error {
 	}
 	var cfg *config.Config
 	var taking *takeover
+	var try *trial
+	var takenBack error
 	if fd := c.Int(takeOverFlag); fd > 0 {
 		taking, cfg, err = takeOver(fd)
 	} else {
-		cfg, err = config.Load(c.String("config"))
+		cfg, try, takenBack, err = configToRun(c.String("config"), c.String("state-dir"), c.Bool(tryFlag))
+	}
+	if takenBack != nil {
+		log.Error(takenBack.Error())
 	}
 	if err != nil {
 		return explainLoad(c, err)
@@ -67,7 +73,7 @@ func runAction(c *cli.Context) error {
 	}
 	d := &daemon{
 		log: log, retired: make(map[services.Service]bool), stateDir: c.String("state-dir"), started: time.Now(),
-		args: os.Args[1:], taking: taking, succeeded: make(chan struct{}),
+		args: os.Args[1:], taking: taking, trial: try, succeeded: make(chan struct{}),
 	}
 	if d.binary, err = os.Executable(); err != nil {
 		log.Warn("SIGUSR2 will not find this program's file", "error", err)
@@ -88,7 +94,7 @@ func runAction(c *cli.Context) error {
 func serve(parent context.Context, d *daemon) error {
 	stop := watchSignals(parent, d.log)
 	defer stop.close()
-	d.askStop = stop.stop
+	d.askStop, d.asked = stop.stop, func() bool { return stop.asked.Err() != nil }
 	ctx, cancel := context.WithCancel(parent)
 	var tidying sync.WaitGroup
 	tidying.Go(func() { tidy(ctx) })
@@ -103,6 +109,13 @@ func serve(parent context.Context, d *daemon) error {
 	err := d.start(stop.asked)
 	if err != nil && d.taking != nil && d.taking.line == nil && stop.asked.Err() == nil {
 		d.log.Warn("cannot go on where the suspended run ended, starting without", "error", errors.Join(err, d.stop()))
+		d.renew()
+		err = d.start(stop.asked)
+	}
+	if err != nil && d.trial != nil && stop.asked.Err() == nil {
+		if back := d.untry(errors.Join(err, d.stop())); back != nil {
+			return back
+		}
 		d.renew()
 		err = d.start(stop.asked)
 	}
@@ -124,7 +137,9 @@ func serve(parent context.Context, d *daemon) error {
 		}
 		d.took()
 	}
-	if err := d.keepConfig(d.conf(), how, false); err != nil {
+	if d.trial != nil {
+		d.tried()
+	} else if err := d.keepConfig(d.conf(), how, false); err != nil {
 		d.log.Warn("the history has a gap", "error", err)
 	}
 	d.log.Info("ready", "version", version, "config", d.conf().File, "services", len(d.conf().Services),
@@ -135,7 +150,7 @@ func serve(parent context.Context, d *daemon) error {
 	if d.succeededAlready() {
 		return d.leave(stop)
 	}
-	d.forgetPending()
+	d.endChanges()
 	if d.next != "" {
 		d.manager.reloading()
 		d.manager.extend(d.stopTime())
@@ -144,9 +159,10 @@ func serve(parent context.Context, d *daemon) error {
 	}
 	report := d.drain(stop)
 	if stop.hurry.Err() != nil { // whoever asks to stop now means both
-		d.next = ""
+		d.notAgain()
 	}
 	if err := d.stop(); err != nil {
+		d.giveUpTrial()
 		return err
 	}
 	d.log.Info("bye", "clean", report.Clean, "reset", report.Reset, "unacked", report.Unacked)

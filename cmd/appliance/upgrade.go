@@ -165,7 +165,7 @@ func (d *daemon) mayHandOver() error {
 	switch {
 	case d.succeededAlready():
 		return errors.New("it has handed everything over already")
-	case d.draining.Load():
+	case d.ending():
 		return errors.New("the appliance is about to stop")
 	case d.pending != nil:
 		return errors.New("a change of the configuration waits for its confirmation: confirm it or roll it back first")
@@ -219,7 +219,7 @@ func (d *daemon) succeed(path string) (*handover.Line, *exec.Cmd, error) {
 		return nil, nil, err
 	}
 	defer theirs.Close()
-	child := exec.Command(path, append(withoutTakeOver(d.args), "--"+takeOverFlag, "3")...)
+	child := exec.Command(path, append(ownArgs(d.args), "--"+takeOverFlag, "3")...)
 	// The service manager's watchdog is for the process that has this number.
 	child.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WATCHDOG_PID=") })
 	child.Stdout, child.Stderr, child.ExtraFiles = os.Stdout, os.Stderr, []*os.File{theirs}
@@ -229,14 +229,16 @@ func (d *daemon) succeed(path string) (*handover.Line, *exec.Cmd, error) {
 	return line, child, nil
 }
 
-// withoutTakeOver are a process's arguments but the flag that made it take over.
-func withoutTakeOver(args []string) (rest []string) {
+// ownArgs are a process's arguments but the flags that the process before it gave.
+func ownArgs(args []string) (rest []string) {
 	for i := 0; i < len(args); i++ {
-		if args[i] == "--"+takeOverFlag {
+		switch args[i] {
+		case "--" + takeOverFlag:
 			i++
-			continue
+		case "--" + tryFlag:
+		default:
+			rest = append(rest, args[i])
 		}
-		rest = append(rest, args[i])
 	}
 	return rest
 }
@@ -286,9 +288,14 @@ func (d *daemon) drainFor(path string, why *unreadableError) admin.Upgraded {
 
 // startNext puts the binary in this process's place, when the cards are free.
 func (d *daemon) startNext() error {
-	d.log.Info("starting the new version", "binary", d.next)
-	err := syscall.Exec(d.next, append([]string{d.next}, withoutTakeOver(d.args)...), os.Environ())
-	return fmt.Errorf("all is drained, and the new version does not start: %s: %w", d.next, err)
+	args := append([]string{d.next}, ownArgs(d.args)...)
+	if d.toTry {
+		args = append(args, "--"+tryFlag)
+	}
+	d.log.Info("all is drained: starting again", "binary", d.next)
+	err := syscall.Exec(d.next, args, os.Environ())
+	d.giveUpTrial()
+	return fmt.Errorf("all is drained, and %s does not start: %w", d.next, err)
 }
 
 // handOver comes to rest and lets the new process go on; if that fails this one

@@ -541,7 +541,7 @@ func TestAnUpgradeToAVersionThatCannotReadConnectionsDrains(t *testing.T) {
 		if code := l.first.end(10 * time.Second); code != exitReset {
 			t.Errorf("exit status %d, want %d", code, exitReset)
 		}
-		if text := l.log(); strings.Contains(text, "starting the new version") || strings.Count(text, "gave the network card back") != 2 {
+		if text := l.log(); strings.Contains(text, "starting again") || strings.Count(text, "gave the network card back") != 2 {
 			t.Error("it was to end")
 		}
 	})

@@ -156,17 +156,21 @@ func (c *Client) Reload(ctx context.Context) (ConfigDiff, error) {
 }
 
 // ApplyConfig puts a text in force, which name is for messages.
-func (c *Client) ApplyConfig(ctx context.Context, name string, text []byte, confirm time.Duration) (ConfigDiff, error) {
+func (c *Client) ApplyConfig(ctx context.Context, name string, text []byte, how Change) (ConfigDiff, error) {
 	var d ConfigDiff
-	err := c.send(ctx, http.MethodPost, "/v1/config?"+url.Values{"name": {name}, "confirm": {confirm.String()}}.Encode(), text, &d)
+	v := how.values()
+	v.Set("name", name)
+	err := c.send(ctx, http.MethodPost, "/v1/config?"+v.Encode(), text, &d)
 	return d, err
 }
 
 // RollbackConfig puts one of the history in force; 0 takes the change back that
 // waits for its confirmation.
-func (c *Client) RollbackConfig(ctx context.Context, number int, confirm time.Duration) (ConfigDiff, error) {
+func (c *Client) RollbackConfig(ctx context.Context, number int, how Change) (ConfigDiff, error) {
 	var d ConfigDiff
-	err := c.ask(ctx, http.MethodPost, fmt.Sprintf("/v1/config/rollback?number=%d&confirm=%s", number, confirm), &d)
+	v := how.values()
+	v.Set("number", strconv.Itoa(number))
+	err := c.ask(ctx, http.MethodPost, "/v1/config/rollback?"+v.Encode(), &d)
 	return d, err
 }
 
@@ -205,6 +209,10 @@ func (o DrainOrder) values() url.Values {
 		v.Set("deadline", o.Deadline.String())
 	}
 	return v
+}
+
+func (how Change) values() url.Values {
+	return url.Values{"confirm": {how.Confirm.String()}, "restart": {strconv.FormatBool(how.Restart)}}
 }
 
 func (c *Client) get(ctx context.Context, path string, v any) error {

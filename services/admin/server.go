@@ -160,14 +160,14 @@ func routes(src Source) http.Handler {
 			http.Error(w, fmt.Sprintf("a configuration has at most %d bytes", configMost), http.StatusBadRequest)
 			return
 		}
-		withConfirm(w, r, func(confirm time.Duration) {
-			replyOr(w, func() (ConfigDiff, error) { return src.ApplyConfig(r.URL.Query().Get("name"), text, confirm) })
+		withChange(w, r, func(how Change) {
+			replyOr(w, func() (ConfigDiff, error) { return src.ApplyConfig(r.URL.Query().Get("name"), text, how) })
 		})
 	})
 	mux.HandleFunc("POST /v1/config/rollback", func(w http.ResponseWriter, r *http.Request) {
 		withNumber(w, r, func(n int) {
-			withConfirm(w, r, func(confirm time.Duration) {
-				replyOr(w, func() (ConfigDiff, error) { return src.RollbackConfig(n, confirm) })
+			withChange(w, r, func(how Change) {
+				replyOr(w, func() (ConfigDiff, error) { return src.RollbackConfig(n, how) })
 			})
 		})
 	})
@@ -220,15 +220,20 @@ func withNumber(w http.ResponseWriter, r *http.Request, f func(int)) {
 	f(n)
 }
 
-// withConfirm gives a handler the time for a confirmation, 0 without one.
-func withConfirm(w http.ResponseWriter, r *http.Request, f func(time.Duration)) {
-	text := r.URL.Query().Get("confirm")
-	d, err := time.ParseDuration(cmp.Or(text, "0s"))
-	if err != nil || d < 0 {
-		http.Error(w, fmt.Sprintf("the time for a confirmation is a duration as 60s, not %q", text), http.StatusBadRequest)
+// withChange gives a handler how a configuration is to come into force.
+func withChange(w http.ResponseWriter, r *http.Request, f func(Change)) {
+	confirm, restart := r.URL.Query().Get("confirm"), r.URL.Query().Get("restart")
+	var how Change
+	var err error
+	if how.Confirm, err = time.ParseDuration(cmp.Or(confirm, "0s")); err != nil || how.Confirm < 0 {
+		http.Error(w, fmt.Sprintf("the time for a confirmation is a duration as 60s, not %q", confirm), http.StatusBadRequest)
 		return
 	}
-	f(d)
+	if how.Restart, err = strconv.ParseBool(cmp.Or(restart, "false")); err != nil {
+		http.Error(w, fmt.Sprintf("a restart is true or false, not %q", restart), http.StatusBadRequest)
+		return
+	}
+	f(how)
 }
 
 // replyOr answers with what f gives, or its error.

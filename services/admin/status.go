@@ -133,10 +133,9 @@ type Source interface {
 	// Reload puts the file's difference in force, ConfigDiff only tells it.
 	Reload() (ConfigDiff, error)
 	ConfigDiff() (ConfigDiff, error)
-	// ApplyConfig and RollbackConfig put a text, or one of the history, in force;
-	// with confirm above 0 it is taken back after that unless ConfirmConfig comes.
-	ApplyConfig(name string, text []byte, confirm time.Duration) (ConfigDiff, error)
-	RollbackConfig(number int, confirm time.Duration) (ConfigDiff, error)
+	// ApplyConfig and RollbackConfig put a text, or one of the history, in force.
+	ApplyConfig(name string, text []byte, how Change) (ConfigDiff, error)
+	RollbackConfig(number int, how Change) (ConfigDiff, error)
 	ConfirmConfig() error
 	ConfigHistory() ([]history.Entry, error)
 	ConfigText(number int) (string, error)
@@ -180,6 +179,19 @@ type Suspended struct {
 type ConfigDiff struct {
 	File    string         `json:"file"`
 	Changes []ConfigChange `json:"changes"`
+	// Within is how long the drain for a restart may take, by which the changes come
+	// then; 0 without a restart.
+	Within time.Duration `json:"within_ns,omitempty"`
+}
+
+// Change is how a configuration comes into force.
+type Change struct {
+	// Confirm is the time after which it is taken back unless ConfirmConfig comes,
+	// counted from when it is in force; 0: it stays.
+	Confirm time.Duration
+	// Restart lets come by a restart what needs one: connections drain, and the daemon
+	// begins anew. It goes back if it does not start. Without Restart that is refused.
+	Restart bool
 }
 
 // ConfigChange is one of the differences.
