@@ -328,7 +328,11 @@ func (l *Loaded) Go() {
 
 // rearm starts the retransmission timer if something is unacknowledged and neither
 // that one nor the one of the probe before it (RFC 8985, 7.2) runs. It reports
-// whether it had to.
+// whether it had to. The window is lent what the oldest segment needs: it may have
+// shrunk since that was sent (RFC 9293, 3.8.6, SHLD-16: the sender "SHOULD retransmit
+// normally the old unacknowledged data", MAY-7: beyond the window too), and gVisor would
+// neither cut the segment nor wait for anything. The peer's next ACK takes that back. A
+// closed window stays closed: gVisor probes it.
 func (f *fields) rearm(e *tcp.Endpoint, clock tcpip.Clock) bool {
 	e.LockUser()
 	defer e.UnlockUser()
@@ -336,6 +340,10 @@ func (f *fields) rearm(e *tcp.Endpoint, clock tcpip.Clock) bool {
 	if state := e.EndpointState(); snd == nil || !finishing(state) && state != tcp.StateEstablished && state != tcp.StateCloseWait ||
 		get[uint32](snd, f.sndUna) == get[uint32](snd, f.sndNxt) || f.tailProbe.runs(snd) || f.resend.runs(snd) {
 		return false
+	}
+	need := min(get[uint32](snd, f.sndNxt)-get[uint32](snd, f.sndUna), uint32(get[int](snd, f.payload)))
+	if window := get[uint32](snd, f.sndWnd); window > 0 && window < need {
+		put(snd, f.sndWnd, need)
 	}
 	f.resend.arm(snd, clock, get[time.Duration](snd, f.rto))
 	return true

@@ -289,6 +289,12 @@ drain: {deadline: 2s, fin_grace: %[2]s}
 	owned.Wait()
 	for name, host := range map[string]*lab.Host{"client": r.client, "backend": r.backend} {
 		var left []lab.Socket
+		t.Cleanup(func() {
+			for _, s := range left {
+				e := told[s.Local]
+				t.Logf("a %s has %+v; the report says %+v", name, s, e)
+			}
+		})
 		eventually(t, 5*time.Second, "no socket of a "+name+" is left half open", func() bool {
 			all, err := host.TCPSockets()
 			if err != nil {

@@ -120,3 +120,23 @@ func TestWhatWasDroppedByAFullReceiverComesAgain(t *testing.T) {
 		p.expect("the second again", p.at(1001))
 	}
 }
+
+// RFC 5961, 3.2: a RST beyond the window is dropped without a word. One for a peer whose
+// window has shrunk below what was sent lies at its edge.
+func TestARSTLiesInAWindowThatHasShrunk(t *testing.T) {
+	t.Parallel()
+	for _, window := range []uint32{0, 400} {
+		b := newBox(t, nil)
+		p, c := b.open(t, box4, append(mss(1000+optionsMost), option(4)...)...)
+		write(t, c, strings.Repeat("x", 1000))
+		p.expect("data", p.at(1))
+		p.win = uint16(window)
+		p.say(lab.ACK, 1, 1, "")
+		within(t, 5*time.Second, "word of the window", func() bool { return c.Life().ZeroWindow > 0 || window > 0 })
+		p.expect("the data or a probe again", hasData)
+		c.Abort()
+		if s := p.expect("RST", isRST); s.Seq-p.irs != 1+window {
+			t.Errorf("with a window of %d it has number %d, want %d", window, s.Seq-p.irs, 1+window)
+		}
+	}
+}

@@ -289,7 +289,10 @@ func (t *Table) judge(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Frame,
 			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint32(tcp[4:], f.rcvNxt) })
 		}
 		f.receivedLate(s, now)
-		if window = f.told(window); window != s.window && s.flags&rst == 0 {
+		if f.has(crumb) {
+			window = 0
+		}
+		if window != s.window && s.flags&rst == 0 {
 			rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint16(tcp[14:], window) })
 		}
 		if f.has(rstSeen) && (f.id == 0 || f.has(released)) {
@@ -482,6 +485,10 @@ func (t *Table) observe(c *Card, sh *shard, f *Flow, slot uint32, fr *frame.Fram
 	if most := t.policy(f.policy).Retransmit.SynRetries; most > 0 && s.flags&syn != 0 && s.seq == f.iss &&
 		!f.state.synchronized() && int(f.synRetrans) >= most {
 		return full, frame.Drop // repeated often enough; its timer ends it
+	}
+	if s.flags&rst != 0 && f.pastWindow(s.seq) {
+		s.seq = f.sndUna + f.sndWnd
+		rewrite(fr, func(tcp []byte) { binary.BigEndian.PutUint32(tcp[4:], s.seq) })
 	}
 	t.farewell.note(f, s)
 	was, zero := f.state, f.has(zeroWindow)

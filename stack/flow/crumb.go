@@ -29,28 +29,10 @@ func (f *Flow) leaveCrumb(wnd, ack uint32, now instant) bool {
 	return true
 }
 
-// mssMost stands for the size of segments where the peer's SYN was not seen.
-const mssMost = 1460
-
-// told is what gVisor is told of the peer's window: nothing of a crumb, and never
-// less than what it needs to send the oldest segment again that is unacknowledged.
-// A window may have shrunk since that was sent (RFC 9293, 3.8.6, SHLD-16: the sender
-// "SHOULD retransmit normally the old unacknowledged data between SND.UNA and
-// SND.UNA+SND.WND", MAY-7: "old data beyond" too); gVisor would neither cut the
-// segment nor wait for anything, as its timer is off then. A closed window stays
-// closed: gVisor probes it.
-func (f *Flow) told(window uint16) uint16 {
-	if f.has(crumb) || window == 0 {
-		return 0
-	}
-	shift := uint(max(f.sndScale, 0))
-	mss := uint32(f.sndMSS)
-	if mss == 0 {
-		mss = mssMost
-	}
-	need := min(f.sndNxt-f.sndUna, mss)
-	if need <= uint32(window)<<shift {
-		return window
-	}
-	return uint16((need-1)>>shift + 1)
+// pastWindow reports whether a RST of the stack's lies beyond the window that the peer
+// offers, which has shrunk since bytes were sent into it. The peer would drop it
+// without a word (RFC 5961, 3.2). gVisor minds that itself, but not where the stack has
+// lent it a window to send the oldest segment again.
+func (f *Flow) pastWindow(seq uint32) bool {
+	return f.state.synchronized() && !f.has(blind) && after(seq, f.sndUna+f.sndWnd)
 }
