@@ -154,7 +154,9 @@ func (p *pairing) fire(rule tcpinfo.Rule, now instant) {
 	case "":
 		p.impatient(now)
 	case tcpinfo.Retransmit:
-		p.say(f, f.finOnceMore(now), now)
+		a := f.answer(now)
+		a.seq, a.fin = f.finSeq, true
+		p.say(f, a, now)
 		p.rearm(f, now)
 	case tcpinfo.Keepalive:
 		if int(f.repeats) < policy.Keepalive.Probes {

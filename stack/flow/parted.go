@@ -241,18 +241,5 @@ func (t *Table) repeatFIN(f *Flow) uint32 {
 	if r.MaxRTO > 0 {
 		rto = min(rto, r.MaxRTO)
 	}
-	return f.finDue(rto)
-}
-
-// finDue is when our FIN is due again, if it is repeated after first and then twice as
-// late each time.
-func (f *Flow) finDue(first time.Duration) uint32 {
-	return f.finAt + milliseconds(first)*(1<<(min(f.finRetrans, 12)+1)-1)
-}
-
-// finOnceMore is our FIN again.
-func (f *Flow) finOnceMore(now instant) answer {
-	a := f.answer(now)
-	a.seq, a.fin = f.finSeq, true
-	return a
+	return f.finAt + milliseconds(rto)*(1<<(min(f.finRetrans, 12)+1)-1)
 }
